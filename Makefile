@@ -1,0 +1,41 @@
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/pip install -q -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint docs bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: .venv/.stamp  ## Fit a flow to the eight schools
+	$(BIN)/python examples/eight_schools.py
+
+test: lint  ## Lint, then run the tests, the docstrings and the examples in the text
+	$(BIN)/pytest -q --doctest-modules --doctest-glob='*.md' tests pyroflows $(wildcard README.md docs/*.md)
+
+test-slow: .venv/.stamp  ## Run the slow tests
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/.stamp  ## Check style and formatting
+	$(BIN)/ruff check -q
+	$(BIN)/ruff format -q --check
+
+docs: .venv/.stamp  ## Build the documentation into docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+
+bench: .venv/.stamp-bench  ## Run every benchmark
+	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## Remove the environment and everything built
+	rm -rf .venv docs/_build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) -e ".[dev,examples,docs]"
+	touch $@
+
+.venv/.stamp-bench: .venv/.stamp
+	$(PIP_INSTALL) -e ".[bench]"
+	touch $@

@@ -1,0 +1,17 @@
+"""What every test starts from: one thread, no display, a fixed seed, an empty parameter store."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"  # in the environment, so that examples run as subprocesses get it too
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_pyro() -> None:
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
