@@ -1,0 +1,7 @@
+"""Bijectors: increasing maps of the real line, pure tensor maths without modules or context."""
+
+from .affine import Affine, LeakyReLU, Shift
+from .base import Bijector
+from .spline import RQSpline
+
+__all__ = ["Affine", "Bijector", "LeakyReLU", "RQSpline", "Shift"]

@@ -1,0 +1,87 @@
+"""Bijectors that are a straight line, or two."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..numeric import soft_clip
+from .base import Bijector
+
+
+@dataclass(frozen=True)
+class Affine(Bijector):
+    """``y = shift + exp(s) x`` with ``s = soft_clip(log_scale, bound)``.
+
+    The soft bound keeps a single junk value from overflowing while an autoregressive flow is inverted.
+
+    Args:
+        bound: largest absolute log scale; the default allows factors from 1/403 to 403.
+
+    References:
+        Density estimation using Real NVP. Dinh, Sohl-Dickstein, Bengio, 2017.
+        https://arxiv.org/abs/1605.08803
+    """
+
+    bound: float = 6.0
+    param_shapes = ((), ())
+
+    def forward(self, x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(y, ladj)``."""
+        log_scale = soft_clip(log_scale, self.bound)
+        return shift + log_scale.exp() * x, log_scale
+
+    def inverse(self, y: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(x, ladj)``."""
+        ladj = -soft_clip(log_scale, self.bound)
+        return (y - shift) * ladj.exp(), ladj
+
+
+@dataclass(frozen=True)
+class Shift(Bijector):
+    """``y = x + shift``: the additive map of NICE, which keeps volume (ladj 0).
+
+    References:
+        NICE: Non-linear Independent Components Estimation. Dinh, Krueger, Bengio, 2015.
+        https://arxiv.org/abs/1410.8516
+    """
+
+    param_shapes = ((),)
+
+    def forward(self, x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(y, ladj)``."""
+        return x + shift, torch.zeros_like(shift)
+
+    def inverse(self, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(x, ladj)``."""
+        return y - shift, torch.zeros_like(shift)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Bijector):
+    """``y = x`` where ``x >= 0``, else ``slope * x``, with a learnable slope.
+
+    ``slope = exp(soft_clip(log_slope, bound))`` is positive whatever the parameter, so the map never
+    folds; a log slope of 0 is the identity. The density has a step at ``x = 0``.
+
+    Args:
+        bound: largest absolute log slope; the default allows slopes from 1/1000 to 1000.
+    """
+
+    bound: float = math.log(1000.0)
+    param_shapes = ((),)
+
+    def forward(self, x: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(y, ladj)``."""
+        return _bend(x, soft_clip(log_slope, self.bound))
+
+    def inverse(self, y: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(x, ladj)``."""
+        return _bend(y, -soft_clip(log_slope, self.bound))
+
+
+def _bend(z: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales the negative half line by ``exp(log_slope)``; the sign, and so the branch, is kept."""
+    ladj = torch.where(z < 0, log_slope, torch.zeros_like(log_slope))
+    return z * ladj.exp(), ladj

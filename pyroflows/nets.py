@@ -1,0 +1,146 @@
+"""The networks that supply the parameters of a flow: plain torch modules."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+Activation = Callable[[], nn.Module]
+
+
+class MLP(nn.Sequential):
+    """A fully connected network whose last layer starts at zero, so that the flow starts at the identity.
+
+    Args:
+        input_dim: width of the input.
+        output_dim: width of the output.
+        hidden_dims: widths of the hidden layers; none gives a linear map.
+        activation: makes the non-linearity, ``torch.nn.SiLU`` by default: smooth, and linear far out.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for hidden in hidden_dims:
+            layers += [nn.Linear(input_dim, hidden), activation()]
+            input_dim = hidden
+        super().__init__(*layers, zero_(nn.Linear(input_dim, output_dim)))
+
+
+def zero_(layer: nn.Linear) -> nn.Linear:
+    """Sets a layer's weight and bias to zero and returns it."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MaskedMLP(nn.Module):
+    """A network whose ``i``-th group of outputs sees only the inputs before ``i``, and all of the context.
+
+    The hidden units of each layer are sorted by degree, the number of inputs that a unit may see. The units
+    that see at most ``i`` inputs are then the first :meth:`seen` ``(layer, i)`` rows of the layer's weight,
+    and every mask is a staircase: a network can be run one input at a time by taking slices.
+
+    Args:
+        input_dim: number of inputs ``D``, in their autoregressive order.
+        group: number of outputs for each input; the output has shape ``(..., D, group)``.
+        context_dim: width of the context, 0 for none.
+        hidden_dims: widths of the hidden layers, at least one.
+        activation: makes the elementwise non-linearity.
+
+    Raises:
+        ValueError: if there is no hidden layer.
+
+    References:
+        MADE: Masked Autoencoder for Distribution Estimation. Germain, Gregor, Murray, Larochelle, 2015.
+        https://arxiv.org/abs/1502.03509
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        group: int,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        if not hidden_dims:
+            raise ValueError("expected at least one hidden layer, got hidden_dims of length 0")
+        self.input_dim, self.group = input_dim, group
+        first = 0 if context_dim or input_dim == 1 else 1
+        degrees = [torch.arange(1, input_dim + 1)]
+        degrees += [torch.linspace(first, input_dim - 1, width).round().long() for width in hidden_dims]
+        self.rows = [[int((d <= i).sum()) for i in range(input_dim + 1)] for d in degrees]
+        outputs = torch.arange(input_dim).repeat_interleave(group)
+        self.layers = nn.ModuleList()
+        for index, (below, above) in enumerate(zip(degrees, [*degrees[1:], outputs], strict=True)):
+            self.layers.append(nn.Linear(len(below), len(above)))
+            self.register_buffer(f"mask{index}", below <= above.unsqueeze(-1), persistent=False)
+        zero_(self.layers[-1])
+        self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
+        self.activation = activation()
+
+    def seen(self, layer: int, inputs: int) -> int:
+        """How many units of a layer (0 is the input itself) depend on the first ``inputs`` inputs at most."""
+        return self.rows[layer][inputs]
+
+    def weights(self) -> list[Tensor]:
+        """The masked weight matrices, from the first layer to the last."""
+        return [layer.weight * getattr(self, f"mask{i}") for i, layer in enumerate(self.layers)]
+
+    def offsets(self, context: Tensor | None) -> list[Tensor]:
+        """What is added after each weight: the bias, and in the first layer the context's part."""
+        first, *rest = (layer.bias for layer in self.layers)
+        return [first if self.context is None else first + self.context(context), *rest]
+
+    def run(self, x: Tensor, weights: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
+        """Evaluates the network as a pure function of its tensors; returns ``(..., D, group)``."""
+        h = linear(x, weights[0]) + offsets[0]
+        for weight, offset in zip(weights[1:], offsets[1:], strict=True):
+            h = linear(self.activation(h), weight, offset)
+        return h.unflatten(-1, (self.input_dim, self.group))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps ``(..., D)`` to ``(..., D, group)``."""
+        return self.run(x, self.weights(), self.offsets(context))
+
+
+class Parameters(nn.Module):
+    """A vector that is free, or comes from the context through a network; the one who asks need not know.
+
+    Args:
+        initial: the value to start from, of shape ``(size,)``.
+        context_dim: width of the context, 0 for a free vector.
+        hidden_dims: widths of the hidden layers of the network.
+        activation: makes the non-linearity of the network.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        self.value = nn.Parameter(initial.clone())
+        self.net = MLP(context_dim, len(initial), hidden_dims, activation) if context_dim else None
+
+    def forward(self, context: Tensor | None) -> Tensor:
+        """Returns ``(size,)``, or ``(..., size)`` for a context of shape ``(..., context_dim)``."""
+        return self.value if self.net is None else self.value + self.net(context)
+
+
+def join(z: Tensor, context: Tensor | None) -> Tensor:
+    """Concatenates along the last dimension what a network reads, batches broadcast; no context adds nothing."""
+    if context is None:
+        return z
+    batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+    return torch.cat([z.expand(*batch, -1), context.expand(*batch, -1)], dim=-1)

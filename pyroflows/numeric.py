@@ -1,0 +1,58 @@
+"""Numerical helpers shared by every floor: plain torch, no modules and no Pyro."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def soft_clip(x: Tensor, bound: float) -> Tensor:
+    """Squashes ``x`` smoothly into ``(-bound, bound)`` with unit slope at zero.
+
+    ``x / (1 + |x| / bound)``. An infinite ``x`` gives NaN rather than ``bound``, so that a parameter that
+    has run away is seen and not hidden.
+
+    Example:
+        >>> soft_clip(torch.tensor([0.0, 3.0, -1e30]), 3.0).tolist()
+        [0.0, 1.5, -3.0]
+    """
+    return x / torch.add(1, x.abs(), alpha=1 / bound)
+
+
+def soft_unclip(y: Tensor, bound: float) -> Tensor:
+    """The ``x`` that :func:`soft_clip` maps to ``y``, for ``|y| < bound``."""
+    return y / (1 - y.abs() / bound)
+
+
+def is_traced(*tensors: Tensor) -> bool:
+    """True when a compiler, a tracer or a functorch transform looks on.
+
+    Then tensors stand for many values, and nothing may depend on what they hold.
+    """
+    return torch.jit.is_tracing() or is_symbolic(*tensors)
+
+
+def is_symbolic(*tensors: Tensor) -> bool:
+    """True when :func:`is_traced` and nothing may depend on the identity of tensors either.
+
+    Under ``torch.jit.trace`` tensors are those of an ordinary run.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is not None or _get_current_dispatch_mode_stack():
+        return True
+    return any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Runs a block from its own seed and leaves the generators as they were; ``None`` changes nothing."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
