@@ -1,0 +1,22 @@
+"""Transforms: the structures that supply a bijector with its parameters, and how transforms combine."""
+
+from .affine import Affine, LowerTriangular
+from .autoregressive import Autoregressive
+from .base import Conditioned, FlowTransform, Inverse
+from .compose import Compose
+from .coupling import Coupling
+from .elementwise import Elementwise
+from .permute import Permute
+
+__all__ = [
+    "Affine",
+    "Autoregressive",
+    "Compose",
+    "Conditioned",
+    "Coupling",
+    "Elementwise",
+    "FlowTransform",
+    "Inverse",
+    "LowerTriangular",
+    "Permute",
+]

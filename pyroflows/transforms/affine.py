@@ -1,0 +1,173 @@
+"""Affine maps of the whole vector: diagonal, or lower triangular with a low-rank factor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ..nets import Activation, Parameters
+from ..numeric import soft_clip, soft_unclip
+from .base import FlowTransform
+
+# Scales stay between exp(-20) and exp(20).
+LOG_SCALE_BOUND = 20.0
+
+
+class Affine(FlowTransform):
+    """``y = loc + scale * x`` with learnable loc and scale; both directions are cheap.
+
+    Args:
+        input_dim: size ``D`` of the vectors.
+        context_dim: size of the context, 0 for free parameters.
+        loc: initial location, a number or shape ``(D,)``.
+        scale: initial scale, positive, a number or shape ``(D,)``.
+        hidden_dims: widths of the network's hidden layers, used with a context.
+        activation: makes the network's non-linearity.
+
+    Raises:
+        ValueError: if ``loc`` or ``scale`` has the wrong shape or ``scale`` is not positive.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        context_dim: int = 0,
+        *,
+        loc: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__(input_dim, context_dim)
+        self.params = Parameters(_initial(self, loc, scale), context_dim, hidden_dims, activation)
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self.params(context).chunk(2, dim=-1)
+        log_scale = soft_clip(log_scale, LOG_SCALE_BOUND)
+        value = (z - loc) * (-log_scale).exp() if inverse else loc + log_scale.exp() * z
+        ladj = log_scale.sum(-1).expand(value.shape[:-1])
+        return value, -ladj if inverse else ladj
+
+
+class LowerTriangular(FlowTransform):
+    """``y = loc + L (I + P P^T) x``: a full covariance, with an optional low-rank factor ``P``.
+
+    ``L`` is lower triangular with a positive diagonal and ``P`` has shape ``(D, rank)``; the product is
+    invertible whatever the parameters. Forward is a product, inverse a triangular solve, O(D^2) both;
+    ``ladj = log det L + log det(I + P^T P)``.
+
+    Args:
+        input_dim: size ``D`` of the vectors.
+        context_dim: size of the context, 0 for free parameters.
+        rank: columns of ``P``, 0 for none.
+        loc: initial location, a number or shape ``(D,)``.
+        scale: initial diagonal of ``L``, positive, a number or shape ``(D,)``.
+        hidden_dims: widths of the network's hidden layers, used with a context.
+        activation: makes the network's non-linearity.
+
+    Raises:
+        ValueError: if ``loc`` or ``scale`` has the wrong shape, ``scale`` is not positive or ``rank`` is negative.
+
+    References:
+        The founding use is ``tfb_affine(scale_tril, scale_perturb_factor, shift)``; there ``P P^T`` is added
+        to ``L``, which can be singular.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        context_dim: int = 0,
+        *,
+        rank: int = 0,
+        loc: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__(input_dim, context_dim)
+        if rank < 0:
+            raise ValueError(f"LowerTriangular expected rank >= 0, got {rank}")
+        self.rank = rank
+        below = input_dim * (input_dim - 1) // 2
+        self.sizes = [input_dim, input_dim, below, input_dim * rank]
+        self.register_buffer("places", _tril_places(input_dim), persistent=False)
+        first = _initial(self, loc, scale)
+        self.register_buffer("center", torch.zeros_like(first[:input_dim]))
+        self.register_buffer("frame", torch.eye(input_dim).to(first))
+        # P = 0 is a saddle point of P P^T: start beside it.
+        rest = torch.cat([first.new_zeros(below), 0.01 * torch.randn(input_dim * rank).to(first)])
+        self.params = Parameters(torch.cat([first, rest]), context_dim, hidden_dims, activation)
+
+    @torch.no_grad()
+    def whiten_(self) -> "LowerTriangular":
+        """Makes the current map the frame of the parameters, which start again from zero; returns itself.
+
+        The map stays what it is, and an optimizer goes on in whitened coordinates: ``y = center + frame y'``
+        with ``y'`` the map of the new parameters.
+
+        Raises:
+            ValueError: if there is a context or a low-rank factor.
+        """
+        if self.context_dim or self.rank:
+            raise ValueError(f"expected context_dim=0 and rank=0, got {self.context_dim} and {self.rank}")
+        shift, tril, _, _ = self._parts(None)
+        self.center += self.frame @ shift
+        self.frame.copy_(self.frame @ tril)
+        self.params.value.zero_()
+        return self
+
+    def _parts(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The shift, the triangle, the log of its diagonal, and the factor ``P``."""
+        shift, log_diag, below, factor = self.params(context).split(self.sizes, dim=-1)
+        log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
+        tril = pad(torch.cat([log_diag.exp(), below], dim=-1), (0, 1))[..., self.places]
+        return shift, tril, log_diag, factor.unflatten(-1, (self.input_dim, self.rank))
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        shift, tril, log_diag, factor = self._parts(context)
+        ladj = log_diag.sum(-1) + self.frame.diagonal().log().sum()
+        if self.rank:
+            small = torch.eye(self.rank, dtype=z.dtype, device=z.device) + factor.mT @ factor
+            root = torch.linalg.cholesky_ex(small).L
+            ladj = ladj + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        if inverse:
+            u = torch.linalg.solve_triangular(self.frame, (z - self.center).unsqueeze(-1), upper=False)
+            u = torch.linalg.solve_triangular(tril, u - shift.unsqueeze(-1), upper=False)
+            if self.rank:
+                u = u - factor @ torch.cholesky_solve(factor.mT @ u, root)
+            return u.squeeze(-1), -ladj.expand(u.shape[:-2])
+        u = z.unsqueeze(-1)
+        if self.rank:
+            u = u + factor @ (factor.mT @ u)
+        u = tril @ u + shift.unsqueeze(-1)
+        value = self.center + (self.frame @ u).squeeze(-1)
+        return value, ladj.expand(value.shape[:-1])
+
+
+def _tril_places(input_dim: int) -> Tensor:
+    """Where each entry of a ``D x D`` triangle is found in ``[diagonal, below, 0]``."""
+    rows, columns = torch.tril_indices(input_dim, input_dim, -1)
+    places = torch.full((input_dim, input_dim), input_dim + len(rows))
+    places.fill_diagonal_(0).diagonal().copy_(torch.arange(input_dim))
+    places[rows, columns] = input_dim + torch.arange(len(rows))
+    return places
+
+
+def _initial(transform: FlowTransform, loc: float | Tensor, scale: float | Tensor) -> Tensor:
+    """The parameters ``[loc, log scale before clipping]`` of shape ``(2 D,)``."""
+    size, values = transform.input_dim, []
+    for name, given in (("loc", loc), ("scale", scale)):
+        value = given.detach() if isinstance(given, Tensor) else torch.tensor(float(given))
+        if value.shape not in ((), (size,)):
+            raise ValueError(
+                f"{type(transform).__name__} expected {name} to be a number or of shape ({size},), "
+                f"got {tuple(value.shape)}"
+            )
+        values.append(value.expand(size))
+    if not ((values[1] > 0) & (values[1].log().abs() < LOG_SCALE_BOUND)).all():
+        raise ValueError(
+            f"{type(transform).__name__} expected a scale between exp(-{LOG_SCALE_BOUND:g}) and "
+            f"exp({LOG_SCALE_BOUND:g}), got {values[1].tolist()}"
+        )
+    return torch.cat([values[0], soft_unclip(values[1].log(), LOG_SCALE_BOUND)])

@@ -1,0 +1,235 @@
+"""The one abstraction: a transform that is a Pyro TransformModule, conditional or not."""
+
+from abc import abstractmethod
+
+import torch
+from pyro.distributions import TransformModule
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from ..numeric import is_traced
+from .memo import Memo
+
+
+class FlowTransform(TransformModule, ConditionalTransform):
+    """An invertible map of vectors with its log-determinant, in both directions.
+
+    A subclass writes one method, :meth:`_map`, and nothing else. Forward goes from the base to the data, as
+    in Pyro. It gets :meth:`call_and_ladj`, :attr:`inv`, :meth:`condition`, torch's ``Transform`` protocol,
+    checks of what goes in, and a memory that makes sampling and scoring the same value one evaluation.
+
+    :attr:`fast` says which direction is cheap: ``"both"``, ``"forward"`` (sampling), ``"inverse"`` (scoring of
+    given data) or ``"neither"``.
+
+    Args:
+        input_dim: size ``D`` of the vectors; inputs have shape ``(..., D)``.
+        context_dim: size of the context vectors, 0 for a transform without context.
+
+    Raises:
+        ValueError: if a size is out of range.
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+    sign = 1
+    batch_shape = torch.Size()
+    fast = "both"
+
+    def __init__(self, input_dim: int, context_dim: int = 0) -> None:
+        super().__init__()
+        if input_dim < 1 or context_dim < 0:
+            raise ValueError(
+                f"{type(self).__name__} expected input_dim >= 1 and context_dim >= 0, "
+                f"got input_dim={input_dim} and context_dim={context_dim}"
+            )
+        self.input_dim, self.context_dim = input_dim, context_dim
+        self._memo = Memo()
+
+    @abstractmethod
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Maps ``(..., D)`` one way; returns the value and its ladj of shape ``(...)``.
+
+        Batches of ``z`` and ``context`` broadcast. The ladj belongs to the direction taken.
+        """
+
+    def call_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Value and log-determinant in one pass; ``transform.inv.call_and_ladj(y)`` goes the other way.
+
+        Args:
+            x: shape ``(..., D)``.
+            context: shape ``(..., context_dim)``, its batch broadcasts with that of ``x``.
+
+        Returns:
+            The value ``(..., D)`` and ``log |det J|`` of shape ``(...)``.
+
+        Raises:
+            TypeError: if an input is not a floating-point tensor.
+            ValueError: if a shape does not fit, or ``x`` holds a NaN while validation is on.
+        """
+        return self._run(x, context, inverse=False)
+
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The value alone."""
+        return self._run(x, context, inverse=False, keep=True)[0]
+
+    forward = __call__
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """``log |det dy/dx|`` of shape ``(...)`` for ``y = transform(x)``."""
+        known = self._memo.recall(self, None, True, y)
+        if known is not None and known[0] is x:
+            self._memo.clear()
+            return -known[1]
+        known = self._memo.recall(self, None, False, x)
+        if known is not None and known[0] is y:
+            self._memo.clear()
+            return known[1]
+        return self._run(x, None, inverse=False)[1]
+
+    @property
+    def inv(self) -> "FlowTransform":
+        """The inverse, a module over the same parameters; ``t.inv.inv is t``."""
+        return Inverse(self)
+
+    def condition(self, context: Tensor | None) -> "FlowTransform":
+        """Fixes the context: a view over the same parameters whose batch shape is the context's.
+
+        A transform without context returns itself when ``context`` is None.
+
+        Raises:
+            TypeError: if the context is not a floating-point tensor.
+            ValueError: if the context does not fit.
+        """
+        self._check_context(context)
+        return self if context is None else Conditioned(self, context)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape that an input of ``shape`` is mapped to: batches broadcast with the context's."""
+        if not shape or shape[-1] != self.input_dim:
+            raise ValueError(f"{self._name} expected a shape (..., {self.input_dim}), got {tuple(shape)}")
+        return torch.broadcast_shapes(shape[:-1], self.batch_shape) + shape[-1:]
+
+    inverse_shape = forward_shape
+
+    def with_cache(self, cache_size: int = 1) -> "FlowTransform":
+        """Itself: the memory needs no switch."""
+        return self
+
+    def __repr__(self) -> str:
+        return nn.Module.__repr__(self)
+
+    def extra_repr(self) -> str:
+        """The sizes, for ``repr``."""
+        context = f", context_dim={self.context_dim}" if self.context_dim else ""
+        return f"input_dim={self.input_dim}{context}"
+
+    def __getstate__(self) -> dict:
+        """The state without what was remembered of the last call."""
+        return {**super().__getstate__(), "_memo": Memo()}
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _run(
+        self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Checks, then recalls or maps. ``keep`` remembers the call for an inverse or a ladj asked next."""
+        self._check_input(z)
+        self._check_context(context)
+        out = self._memo.recall(self, context, inverse, z)
+        if out is None:
+            out = self._map(z, context, inverse)
+            if keep:
+                self._memo.store(self, context, inverse, z, out)
+        elif not keep:
+            self._memo.clear()
+        return out
+
+    def _check_input(self, z: Tensor) -> None:
+        _check_floating(self._name, "an input", z)
+        if z.dim() == 0 or z.shape[-1] != self.input_dim:
+            raise ValueError(
+                f"{self._name} expected an input of shape (..., {self.input_dim}), got {tuple(z.shape)}: "
+                f"the last dimension is the vector, all before it are batch"
+            )
+        if Distribution._validate_args and not is_traced(z) and z.device.type != "meta" and z.isnan().any():
+            raise ValueError(
+                f"{self._name} expected numbers, got NaN in {int(z.isnan().sum())} of {z.numel()} places: "
+                f"drop or impute them, or look for the step that made them"
+            )
+
+    def _check_context(self, context: Tensor | None) -> None:
+        if context is None:
+            if self.context_dim:
+                raise ValueError(
+                    f"{self._name} expected a context of shape (..., {self.context_dim}), got none: "
+                    f"pass it to the call, or use .condition(context)"
+                )
+            return
+        if not self.context_dim:
+            raise ValueError(
+                f"{self._name} expected no context, got one: build it with context_dim > 0"
+            )
+        _check_floating(self._name, "a context", context)
+        if context.dim() == 0 or context.shape[-1] != self.context_dim:
+            raise ValueError(
+                f"{self._name} expected a context of shape (..., {self.context_dim}), "
+                f"got {tuple(context.shape)}"
+            )
+
+
+class Inverse(FlowTransform):
+    """The inverse of a transform, over the same parameters; made by :attr:`FlowTransform.inv`."""
+
+    def __init__(self, transform: FlowTransform) -> None:
+        super().__init__(transform.input_dim, transform.context_dim)
+        self.transform = transform
+        self.batch_shape = transform.batch_shape
+        self.fast = {"forward": "inverse", "inverse": "forward"}.get(transform.fast, transform.fast)
+
+    @property
+    def inv(self) -> FlowTransform:
+        """The transform itself."""
+        return self.transform
+
+    def condition(self, context: Tensor | None) -> FlowTransform:
+        """The inverse of the conditioned transform."""
+        return self.transform.condition(context).inv
+
+    def _run(
+        self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return self.transform._run(z, context, not inverse, keep)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """``log |det dy/dx|``, asked of the transform, which remembers."""
+        return -self.transform.log_abs_det_jacobian(y, x)
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        return self.transform._map(z, context, not inverse)
+
+
+class Conditioned(FlowTransform):
+    """A transform with its context fixed, over the same parameters; made by ``condition``.
+
+    Args:
+        transform: a transform with ``context_dim > 0``.
+        context: shape ``(..., context_dim)``.
+    """
+
+    def __init__(self, transform: FlowTransform, context: Tensor) -> None:
+        super().__init__(transform.input_dim)
+        self.transform, self.fast = transform, transform.fast
+        self.register_buffer("context", context, persistent=False)
+        self.batch_shape = torch.broadcast_shapes(transform.batch_shape, context.shape[:-1])
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        return self.transform._map(z, self.context, inverse)
+
+
+def _check_floating(name: str, what: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} expected {what} that is a floating-point tensor, got {got}: convert it first")

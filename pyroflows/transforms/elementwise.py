@@ -1,0 +1,54 @@
+"""The structure without mixing: each dimension has its own bijector."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..bijectors import Bijector
+from ..nets import Activation, Parameters
+from .base import FlowTransform
+
+
+class Elementwise(FlowTransform):
+    """Applies a bijector to every dimension on its own; both directions are cheap.
+
+    The parameters are free, or come from the context through a network.
+
+    Args:
+        input_dim: size ``D`` of the vectors.
+        bijector: the scalar map, for example :class:`~pyroflows.bijectors.LeakyReLU`.
+        context_dim: size of the context, 0 for free parameters.
+        shared: one set of parameters for all dimensions rather than one for each.
+        hidden_dims: widths of the network's hidden layers, used with a context.
+        activation: makes the network's non-linearity.
+
+    Example:
+        >>> prelu = Elementwise(3, LeakyReLU(), shared=True)
+        >>> sum(p.numel() for p in prelu.parameters())
+        1
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        bijector: Bijector,
+        context_dim: int = 0,
+        *,
+        shared: bool = False,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__(input_dim, context_dim)
+        self.bijector, self.shared = bijector, shared
+        size = bijector.param_count * (1 if shared else input_dim)
+        self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation)
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        flat = self.params(context).unflatten(-1, (-1, self.bijector.param_count))
+        value, ladj = self.bijector.apply(z, self.bijector.unpack(flat), inverse)
+        return value, ladj.sum(-1)
+
+    def extra_repr(self) -> str:
+        """Sizes and bijector."""
+        return f"{super().extra_repr()}, {self.bijector}" + (", shared=True" if self.shared else "")

@@ -1,0 +1,160 @@
+"""The slow direction of an autoregressive flow in one pass of multiplications, with implicit gradients.
+
+The hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree, so step ``i`` needs only the
+units that see ``i`` inputs, and each entry of each weight matrix is used once in the whole inversion. Its
+gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of the parallel direction: the same walk from the
+last dimension to the first. Tensors are kept with the batch last here, so that slices are contiguous.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from ..bijectors import Bijector
+from ..nets import MaskedMLP
+
+Tensors = Sequence[Tensor]
+
+
+def invert(net: MaskedMLP, bijector: Bijector, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Solves ``y_i = f(x_i; net(x_1..x_{i-1}, context))`` for ``x`` of shape ``(..., D)``.
+
+    Returns:
+        ``x`` and the log-determinant ``log |dx/dy|`` of shape ``(...)``, both differentiable once.
+    """
+    weights, offsets = net.weights(), net.offsets(context)
+    batch = torch.broadcast_shapes(y.shape[:-1], offsets[0].shape[:-1])
+    first = offsets[0].expand(*batch, -1).reshape(batch.numel(), offsets[0].shape[-1])
+    y = y.expand(*batch, -1).reshape(batch.numel(), y.shape[-1])
+    tensors = y, first, *weights, *offsets[1:]
+    solve = _Invert.apply if _needs_graph(tensors) else _Invert.forward
+    x, ladj = solve(net, bijector, len(weights), *tensors)
+    return x.reshape(*batch, y.shape[-1]), ladj.reshape(batch)
+
+
+def _needs_graph(tensors: Tensors) -> bool:
+    """False where a compiler has nothing to differentiate: there torch 2.13 calls ``forward`` with a ctx."""
+    traced = torch.compiler.is_compiling()
+    return not traced or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+
+class _Invert(torch.autograd.Function):
+    """Inversion without a graph; the backward pass differentiates the parallel direction once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        net: MaskedMLP, bijector: Bijector, depth: int, y: Tensor, first: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return _forward_walk(net, bijector, y, rest[:depth], (first, *rest[depth:]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.net, ctx.bijector, ctx.depth, _, *tensors = inputs
+        ctx.save_for_backward(output[0], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_x: Tensor, grad_ladj: Tensor) -> tuple:
+        x, *tensors = ctx.saved_tensors
+
+        def parallel(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return _parallel(ctx.net, ctx.bijector, ctx.depth, *inputs)
+
+        (y, _), pull = vjp(parallel, x, *tensors)
+        through_ladj = pull((torch.zeros_like(y), grad_ladj))[0]
+        weights, offsets = tensors[1 : 1 + ctx.depth], (tensors[0], *tensors[1 + ctx.depth :])
+        grad_y = _backward_walk(ctx.net, ctx.bijector, x, grad_x - through_ladj, weights, offsets)
+        return None, None, None, grad_y, *pull((-grad_y, -grad_ladj))[1:]
+
+
+def _parallel(
+    net: MaskedMLP, bijector: Bijector, depth: int, x: Tensor, first: Tensor, *rest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The cheap direction as a pure function of ``x``, the first offset, the weights and other offsets."""
+    flat = net.run(x, rest[:depth], (first, *rest[depth:]))
+    y, ladj = bijector.forward(x, *bijector.unpack(flat))
+    return y, ladj.sum(-1)
+
+
+def _blank(rows: int, *tensors: Tensor) -> Tensor:
+    """Zeros of shape ``(rows, batch)`` that may be written in place also where any tensor is under vmap."""
+    like = sum(t.flatten()[:1].sum() for t in tensors).expand(rows, tensors[0].shape[0])
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
+
+
+def _forward_walk(
+    net: MaskedMLP, bijector: Bijector, y: Tensor, weights: Tensors, offsets: Tensors
+) -> tuple[Tensor, Tensor]:
+    """Finds ``x`` dimension by dimension, and its ladj; ``y`` has shape ``(N, D)``."""
+    levels = [_blank(w.shape[1], y, *weights, *offsets) for w in weights]
+    columns = [offsets[0].T, *(b.unsqueeze(-1) for b in offsets[1:])]
+    sizes = [_steps(net, k) for k in range(1, len(levels))] + [[net.group] * net.input_dim]
+    # Every view that a step needs and that does not depend on the step is cut here, in one call each.
+    rows = [w.split(size) for w, size in zip(weights, sizes, strict=True)]
+    added = [c.split(size) for c, size in zip(columns, sizes, strict=True)]
+    units = [level.split(size) for level, size in zip(levels[1:], sizes, strict=False)]
+    given, found, total = y.T.contiguous().unbind(), levels[0].unbind(), 0.0
+    for i in range(net.input_dim):
+        for k, (row, add, unit) in enumerate(zip(rows[:-1], added[:-1], units, strict=True)):
+            if sizes[k][i]:
+                seen = net.seen(k, i)
+                unit[i].copy_(net.activation(torch.addmm(add[i], row[i][:, :seen], levels[k][:seen])))
+        seen = net.seen(len(units), i)
+        flat = torch.addmm(added[-1][i], rows[-1][i][:, :seen], levels[-1][:seen])
+        x, ladj = bijector.inverse(given[i], *bijector.unpack(flat.T))
+        found[i].copy_(x)
+        total = total + ladj
+    return levels[0].T.contiguous(), total
+
+
+def _steps(net: MaskedMLP, layer: int) -> list[int]:
+    """How many units of a layer become computable at each step."""
+    seen = [0, *(net.seen(layer, i) for i in range(net.input_dim))]
+    return [after - before for before, after in zip(seen, seen[1:], strict=False)]
+
+
+def _backward_walk(
+    net: MaskedMLP, bijector: Bijector, x: Tensor, grad: Tensor, weights: Tensors, offsets: Tensors
+) -> Tensor:
+    """Solves ``J^T v = grad`` for the Jacobian ``J = dy/dx`` of the parallel direction at ``x``."""
+    bends, slope, by_param = _linearize(net, bijector, x, weights, offsets)
+    cotangents = [_blank(w.shape[0], grad, *weights, *offsets) for w in weights]
+    solved = _blank(net.input_dim, grad, *weights, *offsets)
+    fed = torch.zeros_like(solved[0])
+    for i in reversed(range(net.input_dim)):
+        solved[i] = (grad[:, i] - fed) / slope[:, i]
+        if i == 0:
+            break
+        group = slice(i * net.group, (i + 1) * net.group)
+        cotangents[-1][group] = by_param[group] * solved[i]
+        start = group.start
+        for k in reversed(range(1, len(weights))):
+            new = slice(net.seen(k, i - 1), net.seen(k, i))
+            if new.start < new.stop:
+                back = weights[k][start:, new].T @ cotangents[k][start:]
+                cotangents[k - 1][new] = back * bends[k - 1][new]
+            start = new.start
+        fed = weights[0][start:, i - 1] @ cotangents[0][start:]
+    return solved.T
+
+
+def _linearize(
+    net: MaskedMLP, bijector: Bijector, x: Tensor, weights: Tensors, offsets: Tensors
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Slopes of the activations, ``dy/dx`` at fixed parameters, and ``dy/dparams``, at a solution ``x``."""
+    bends, h, last = [], x, len(weights) - 1
+    for k, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
+        pre = h @ weight.T + offset
+        if k < last:
+            h, pull = vjp(net.activation, pre)
+            bends.append(pull(torch.ones_like(h))[0].T)
+
+    def from_flat(flat: Tensor) -> tuple[Tensor, Tensor]:
+        return bijector.forward(x, *bijector.unpack(flat.unflatten(-1, (net.input_dim, net.group))))
+
+    y, pull, ladj = vjp(from_flat, pre, has_aux=True)
+    return bends, ladj.exp(), pull(torch.ones_like(y))[0].T

@@ -1,0 +1,52 @@
+"""Permutation of the dimensions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import FlowTransform
+
+
+class Permute(FlowTransform):
+    """Reorders the dimensions: ``y[i] = x[order[i]]``, ladj 0. The order is a buffer, so it is saved.
+
+    Args:
+        input_dim: size ``D`` of the vectors.
+        order: ``"random"`` (drawn from torch's generator), ``"reversed"``, or the ``D`` indices.
+
+    Raises:
+        ValueError: if ``order`` is not a permutation.
+
+    Example:
+        >>> Permute(3, [2, 0, 1])(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([3., 1., 2.])
+    """
+
+    def __init__(self, input_dim: int, order: str | Sequence[int] | Tensor = "random") -> None:
+        super().__init__(input_dim)
+        order = as_order(order, input_dim)
+        self.register_buffer("order", order)
+        self.register_buffer("order_back", order.argsort())
+
+    def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        value = z.index_select(-1, self.order_back if inverse else self.order)
+        return value, z.new_zeros(z.shape[:-1])
+
+
+def as_order(order: str | Sequence[int] | Tensor, input_dim: int) -> Tensor:
+    """Returns a permutation of ``range(input_dim)`` as a tensor of integers."""
+    if isinstance(order, str):
+        if order == "random":
+            return torch.randperm(input_dim)
+        if order in ("reversed", "natural"):
+            places = torch.arange(input_dim)
+            return places.flip(0) if order == "reversed" else places
+    else:
+        given = torch.as_tensor(order)
+        if sorted(given.flatten().tolist()) == list(range(input_dim)):
+            return given.flatten().long()
+    raise ValueError(
+        f"expected an order that is 'natural', 'reversed', 'random' or a permutation of "
+        f"range({input_dim}), got {order!r}"
+    )
