@@ -1,0 +1,133 @@
+"""A flow as a Pyro distribution."""
+
+import torch
+from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.distributions.conditional import ConditionalDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from .transforms import FlowTransform
+
+
+class FlowDistribution(TorchDistribution, ConditionalDistribution):
+    """The distribution of ``y = transform(x)`` for ``x`` drawn from a base.
+
+    Sampling and then scoring the same value runs the transform once. The batch shape is that of the base
+    broadcast with the context's, so every context row draws noise of its own. It can stand wherever Pyro
+    takes a distribution: priors, guides, likelihoods, under plates, ``expand``, ``mask`` and NUTS.
+
+    Args:
+        base: a distribution over vectors of size ``D``, or over scalars in a batch whose last size is ``D``
+            (it is then made a vector). None is the standard normal on the transform's device and dtype.
+        transform: a flow; one with a context must be conditioned before sampling and scoring.
+        validate_args: as in torch.
+
+    Raises:
+        TypeError: if ``transform`` is not a :class:`~pyroflows.transforms.FlowTransform`.
+        ValueError: if the base does not have vectors of size ``D``.
+
+    Example:
+        >>> from pyroflows.flows import nsf
+        >>> density = FlowDistribution(transform=nsf(2))
+        >>> density.log_prob(density.sample((5,))).shape
+        torch.Size([5])
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(
+        self,
+        base: Distribution | None = None,
+        transform: FlowTransform | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(transform, FlowTransform):
+            raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
+        base = standard_normal(transform) if base is None else _as_vectors(base, transform.input_dim)
+        batch_shape = torch.broadcast_shapes(base.batch_shape, transform.batch_shape)
+        self.base = base.expand(batch_shape) if batch_shape != base.batch_shape else base
+        self.transform = transform
+        super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the base has."""
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Vectors of real numbers."""
+        return self.transform.codomain
+
+    def condition(self, context: Tensor) -> "FlowDistribution":
+        """The distribution for a context of shape ``(..., context_dim)``; its batch broadcasts."""
+        return FlowDistribution(self.base, self.transform.condition(context), self._validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "FlowDistribution":
+        """The same distribution with a larger batch of independent draws."""
+        return FlowDistribution(self.base.expand(batch_shape), self.transform, self._validate_args)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draws ``sample_shape + batch_shape + (D,)`` with gradients."""
+        return self.transform(self.base.rsample(sample_shape))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draws without gradients."""
+        with torch.no_grad():
+            return self.transform(self.base.sample(sample_shape))
+
+    def rsample_and_log_prob(self, sample_shape: torch.Size = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draws with gradients, and their log density, in one pass."""
+        x = self.base.rsample(sample_shape)
+        y, ladj = self.transform.call_and_ladj(x)
+        return y, self.base.log_prob(x) - ladj
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
+        if self._validate_args:
+            self._validate_sample(value)
+        x, ladj = self.transform.inv.call_and_ladj(value)
+        return self.base.log_prob(x) + ladj
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """``P(Y <= value)`` of shape ``(...)`` for ``value`` of shape ``(..., 1)``; ``D`` must be 1."""
+        scalar = self._scalar_base("cdf")
+        below = scalar.cdf(self.transform.inv(value)).squeeze(-1)
+        return below if self.transform.sign > 0 else 1 - below
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile of shape ``(..., 1)`` for a probability of shape ``(...)``; ``D`` must be 1."""
+        scalar = self._scalar_base("icdf")
+        below = value if self.transform.sign > 0 else 1 - value
+        return self.transform(scalar.icdf(below.unsqueeze(-1)))
+
+    def _scalar_base(self, what: str) -> Distribution:
+        if self.transform.input_dim != 1 or not isinstance(self.base, torch.distributions.Independent):
+            raise ValueError(
+                f"{what} expected one dimension over a base made by .to_event(1), "
+                f"got input_dim={self.transform.input_dim} over {self.base}"
+            )
+        return self.base.base_dist
+
+    def __repr__(self) -> str:
+        return f"FlowDistribution(base={self.base}, transform={self.transform})"
+
+
+def standard_normal(transform: FlowTransform) -> Independent:
+    """The standard normal of the transform's size, on its device and in its dtype."""
+    tensors = [*transform.parameters(), *transform.buffers()]
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    loc = torch.zeros(transform.input_dim, dtype=like.dtype, device=like.device)
+    return Independent(Normal(loc, torch.ones_like(loc), validate_args=False), 1, validate_args=False)
+
+
+def _as_vectors(base: Distribution, input_dim: int) -> Distribution:
+    """Makes a batch of scalars whose last size is ``D`` a distribution over vectors."""
+    if base.event_shape == () and base.batch_shape[-1:] == (input_dim,):
+        base = Independent(base, 1)
+    if base.event_shape != (input_dim,):
+        raise ValueError(
+            f"FlowDistribution expected a base over vectors of size {input_dim}, got event shape "
+            f"{tuple(base.event_shape)} and batch shape {tuple(base.batch_shape)}: use .expand and .to_event(1)"
+        )
+    return base

@@ -1,0 +1,237 @@
+"""Recipes: whole flows by name, each a Compose that mixes every dimension and starts at the identity."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .bijectors import Affine as AffineBijector
+from .bijectors import Bijector, RQSpline, Shift
+from .nets import Activation
+from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular
+from .transforms.coupling import Net
+
+
+def nice(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    layers: int = 6,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    net: Net | None = None,
+) -> Compose:
+    """Additive couplings, then a learnable loc and scale: fast both ways, volume kept but for the scale.
+
+    Args:
+        input_dim: size ``D`` of the vectors; 1 falls back to the loc and scale alone.
+        context_dim: size of the context, 0 for none.
+        layers: number of couplings, at least 2.
+        hidden_dims: widths of the networks' hidden layers.
+        activation: makes the networks' non-linearity.
+        net: makes the networks from ``(inputs, outputs)``, see :class:`~pyroflows.transforms.Coupling`.
+
+    Raises:
+        ValueError: if ``layers`` is below 2.
+
+    References:
+        NICE: Non-linear Independent Components Estimation. Dinh, Krueger, Bengio, 2015.
+        https://arxiv.org/abs/1410.8516
+    """
+    options = {"hidden_dims": hidden_dims, "activation": activation}
+    last = Affine(input_dim, context_dim, **options)
+    if input_dim == 1:
+        return Compose([last])
+    return Compose([*_couplings(input_dim, context_dim, Shift(), layers, net=net, **options), last])
+
+
+def realnvp(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    layers: int = 8,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    net: Net | None = None,
+    bound: float = 3.0,
+) -> Compose:
+    """Affine couplings with random half masks, each followed by its complement: fast both ways.
+
+    Args:
+        input_dim: size ``D`` of the vectors; 1 falls back to an elementwise spline and a loc and scale,
+            since stacked affine maps of one dimension are one affine map.
+        context_dim: size of the context, 0 for none.
+        layers: number of couplings, at least 2.
+        hidden_dims: widths of the networks' hidden layers.
+        activation: makes the networks' non-linearity.
+        net: makes the networks from ``(inputs, outputs)``, see :class:`~pyroflows.transforms.Coupling`.
+        bound: largest absolute log scale of one coupling.
+
+    Raises:
+        ValueError: if ``layers`` is below 2.
+
+    References:
+        Density estimation using Real NVP. Dinh, Sohl-Dickstein, Bengio, 2017.
+        https://arxiv.org/abs/1605.08803
+
+    Example:
+        >>> realnvp(4, layers=2)(torch.ones(4)).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    options = {"hidden_dims": hidden_dims, "activation": activation}
+    if input_dim == 1:
+        return _scalar(context_dim, **options)
+    return Compose(_couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options))
+
+
+def maf(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    layers: int = 5,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    bound: float = 3.0,
+) -> Compose:
+    """Affine autoregressive layers that score in one pass and sample incrementally: for densities of data.
+
+    The order of the dimensions is random in the first layer and reversed from each layer to the next.
+    Arguments are those of :func:`iaf`.
+
+    References:
+        Masked Autoregressive Flow for Density Estimation. Papamakarios, Pavlakou, Murray, 2017.
+        https://arxiv.org/abs/1705.07057
+    """
+    return _affine_autoregressive(input_dim, context_dim, "inverse", layers, hidden_dims, activation, bound)
+
+
+def iaf(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    layers: int = 3,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    bound: float = 3.0,
+) -> Compose:
+    """Affine autoregressive layers that sample in one pass and score incrementally: for guides.
+
+    Args:
+        input_dim: size ``D`` of the vectors; 1 falls back as in :func:`realnvp`.
+        context_dim: size of the context, 0 for none.
+        layers: number of autoregressive layers; the order is random, and reversed from layer to layer.
+        hidden_dims: widths of the networks' hidden layers, at least one.
+        activation: makes the networks' elementwise non-linearity.
+        bound: largest absolute log scale of one layer.
+
+    Raises:
+        ValueError: if ``layers`` is below 1.
+
+    References:
+        Improved Variational Inference with Inverse Autoregressive Flow. Kingma et al., 2016.
+        https://arxiv.org/abs/1606.04934
+    """
+    return _affine_autoregressive(input_dim, context_dim, "forward", layers, hidden_dims, activation, bound)
+
+
+def nsf(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    structure: str = "coupling",
+    fast: str = "inverse",
+    layers: int = 6,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    bins: int = 8,
+    bound: float = 4.0,
+) -> Compose:
+    """Rational quadratic spline layers and a learnable loc and scale: the most flexible layers here.
+
+    Splines bend ``[-bound, bound]``: scale data to about unit variance first.
+
+    Args:
+        input_dim: size ``D`` of the vectors; 1 falls back to elementwise splines.
+        context_dim: size of the context, 0 for none.
+        structure: ``"coupling"`` (fast both ways) or ``"autoregressive"``.
+        fast: for the autoregressive structure, the cheap direction: ``"forward"`` or ``"inverse"``.
+        layers: number of spline layers, at least 2 for couplings.
+        hidden_dims: widths of the networks' hidden layers.
+        activation: makes the networks' non-linearity.
+        bins: bins of each spline.
+        bound: half width of the interval that is bent.
+
+    Raises:
+        ValueError: if ``structure``, ``fast`` or ``layers`` is out of range.
+
+    References:
+        Neural Spline Flows. Durkan, Bekasov, Murray, Papamakarios, 2019. https://arxiv.org/abs/1906.04032
+    """
+    spline, options = RQSpline(bins, bound), {"hidden_dims": hidden_dims, "activation": activation}
+    if structure not in ("coupling", "autoregressive"):
+        raise ValueError(f"nsf expected structure='coupling' or 'autoregressive', got {structure!r}")
+    if input_dim == 1:
+        return _scalar(context_dim, spline, **options)
+    if structure == "coupling":
+        parts = _couplings(input_dim, context_dim, spline, layers, **options)
+    else:
+        parts = _autoregressives(input_dim, context_dim, spline, fast, layers, **options)
+    return Compose([*parts, Affine(input_dim, context_dim, **options)])
+
+
+def full_rank(input_dim: int, context_dim: int = 0, *, hidden_dims: Sequence[int] = (64, 64)) -> Compose:
+    """A lower triangular affine map alone: over a normal base, the full-rank Gaussian."""
+    return Compose([LowerTriangular(input_dim, context_dim, hidden_dims=hidden_dims)])
+
+
+def _scalar(context_dim: int, spline: RQSpline | None = None, **options: object) -> Compose:
+    """One dimension: nothing to mix, so a spline and a loc and scale."""
+    parts = [Elementwise(1, spline or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)]
+    return Compose(parts)
+
+
+def _affine_autoregressive(
+    input_dim: int,
+    context_dim: int,
+    fast: str,
+    layers: int,
+    hidden_dims: Sequence[int],
+    activation: Activation,
+    bound: float,
+) -> Compose:
+    options = {"hidden_dims": hidden_dims, "activation": activation}
+    if input_dim == 1:
+        return _scalar(context_dim, **options)
+    bijector = AffineBijector(bound)
+    return Compose(_autoregressives(input_dim, context_dim, bijector, fast, layers, **options))
+
+
+def _couplings(
+    input_dim: int, context_dim: int, bijector: Bijector, layers: int, **options: object
+) -> list[FlowTransform]:
+    """Couplings with a random half mask, each followed by its complement, so that every dimension moves."""
+    if layers < 2:
+        raise ValueError(f"expected layers >= 2, got {layers}: one coupling leaves half of the dimensions as is")
+    parts: list[FlowTransform] = []
+    mask = torch.zeros(input_dim, dtype=torch.bool)
+    for index in range(layers):
+        mask = ~mask if index % 2 else _random_half(input_dim)
+        parts.append(Coupling(input_dim, bijector, context_dim, mask=mask, **options))
+    return parts
+
+
+def _random_half(input_dim: int) -> Tensor:
+    return torch.randperm(input_dim) < input_dim // 2
+
+
+def _autoregressives(
+    input_dim: int, context_dim: int, bijector: Bijector, fast: str, layers: int, **options: object
+) -> list[FlowTransform]:
+    """Autoregressive layers whose order is random and reversed from each layer to the next."""
+    if layers < 1:
+        raise ValueError(f"expected layers >= 1, got {layers}")
+    order, parts = torch.randperm(input_dim), []
+    for _ in range(layers):
+        parts.append(Autoregressive(input_dim, bijector, context_dim, fast=fast, order=order, **options))
+        order = order.flip(0)
+    return parts
