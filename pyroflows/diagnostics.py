@@ -1,0 +1,93 @@
+"""How good an approximate posterior is, from its importance weights. Plain numpy, and ArviZ for PSIS."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+# Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
+KHAT_LIMIT = 0.7
+
+
+def psis(log_weights: Array) -> tuple[Array, float]:
+    """Pareto-smoothed importance weights, by ArviZ.
+
+    Args:
+        log_weights: shape ``(S,)``, up to a constant.
+
+    Returns:
+        Log weights ``(S,)`` that are smoothed and normalised, and the shape k-hat of the fitted tail.
+
+    References:
+        Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
+        https://arxiv.org/abs/1507.02646
+    """
+    try:
+        from arviz import psislw
+    except ImportError:  # ArviZ 1.x keeps it in arviz_stats
+        from arviz_stats.base import array_stats
+
+        psislw = array_stats.psislw
+    smoothed, khat = psislw(np.asarray(log_weights, dtype=float))
+    smoothed = np.asarray(smoothed)
+    return smoothed - np.logaddexp.reduce(smoothed), float(khat)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """The quality of draws from an approximation ``q`` of a posterior ``p``.
+
+    Args:
+        khat: shape of the tail of the weights ``p/q``; below 0.7 they can be relied on.
+        log_weight_sd: standard deviation of ``log p/q``: 0 for the exact posterior; half its square is
+            about ``KL(q | p)``.
+        efficiency: effective sample size of the weighted draws over their number.
+        elbo: mean of ``log p/q``, a lower bound of the log evidence, in nats.
+        elbo_error: its standard error.
+        log_evidence: importance sampling estimate of the log evidence, in nats.
+        draws: number of draws.
+    """
+
+    khat: float
+    log_weight_sd: float
+    efficiency: float
+    elbo: float
+    elbo_error: float
+    log_evidence: float
+    draws: int
+
+    @classmethod
+    def of(cls, log_weights: Array) -> tuple["Diagnostics", Array]:
+        """Computes everything, and the smoothed weights ``(S,)`` that sum to one."""
+        smoothed, khat = psis(log_weights)
+        weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
+        evidence = np.logaddexp.reduce(log_weights) - np.log(count)
+        efficiency = float(1 / np.sum(weights**2) / count)
+        elbo = float(np.mean(log_weights))
+        return cls(khat, sd, efficiency, elbo, sd / count**0.5, float(evidence), count), weights
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what the k-hat means and what to do."""
+        if self.khat < 0.5 or (self.khat < KHAT_LIMIT and self.log_weight_sd < 0.3):
+            return f"k-hat {self.khat:.2f} < 0.7: good, the draws can be used as they are."
+        if self.khat < KHAT_LIMIT:
+            return f"k-hat {self.khat:.2f} < 0.7: usable; averages should use the importance weights."
+        if self.log_weight_sd < 0.3:
+            return (
+                f"k-hat {self.khat:.2f} >= 0.7 but the log weights spread by only {self.log_weight_sd:.2f} nats: the "
+                f"bulk is right; do not rely on the far tail or on reweighting."
+            )
+        return (
+            f"k-hat {self.khat:.2f} >= 0.7: do not trust these draws. Fit for more steps, with more layers, or "
+            f"reparameterise the model."
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict}\n"
+            f"ELBO {self.elbo:.3f} +- {self.elbo_error:.3f}, log evidence (IS) {self.log_evidence:.3f}, "
+            f"sd(log w) {self.log_weight_sd:.3f}, ESS {self.efficiency:.0%} of {self.draws} draws"
+        )

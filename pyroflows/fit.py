@@ -1,0 +1,164 @@
+"""One call that trains: from a Pyro model to its posterior."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .flows import realnvp
+from .guides import AutoFlow, init_to_prior
+from .infer import History, LogJoint, Trainer, log_weights
+from .posterior import Posterior
+from .transforms import FlowTransform, LowerTriangular
+
+# Progress is judged by the mean ELBO of so many steps against that of as many before.
+WINDOW, LOOK = 1000, 100
+# Half the variance of the log weights is about the KL divergence left; below this the fit is done.
+SMALL_KL = 0.002
+
+
+def fit(
+    model: Callable,
+    *args: object,
+    flow: Callable[[int], FlowTransform] = realnvp,
+    guide: AutoFlow | None = None,
+    init_loc_fn: Callable = init_to_prior,
+    init_scale: float | Tensor = 1.0,
+    base: Any = None,
+    steps: int = 5000,
+    num_particles: int = 64,
+    lr: float = 3e-3,
+    tolerance: float = 0.002,
+    progress: bool = True,
+    **kwargs: object,
+) -> Posterior:
+    """Fits a normalizing flow to the posterior of a Pyro model by stochastic variational inference.
+
+    First an affine guide is fitted in short blocks, each started in the coordinates whitened by the one before;
+    then the flow on top of it. The second stage stops early when the ELBO no longer rises or the log weights no
+    longer spread, after a decay of the learning rate; the answer is an average of the last iterates.
+
+    Args:
+        model: a Pyro model with continuous latents; it need not be vectorised over particles.
+        args: the model's arguments.
+        flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
+        guide: an ``AutoFlow`` to train further instead of a new one.
+        init_loc_fn: where each site starts.
+        init_scale: scale of the start in unconstrained space.
+        base: base distribution of a new guide.
+        steps: most steps of the second stage.
+        num_particles: draws behind each gradient.
+        lr: learning rate of the second stage.
+        tolerance: a rise of the ELBO, in nats over 1000 steps, that still counts.
+        progress: show a progress bar with the ELBO and its trend.
+        kwargs: the model's keyword arguments.
+
+    Returns:
+        The posterior, with draws, diagnostics, ArviZ and plots.
+
+    Raises:
+        TypeError, ValueError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`.
+        FloatingPointError: if too many steps had an ELBO or a gradient that was not finite.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def coin(flips):
+        ...     heads = pyro.sample("heads", dist.Beta(1.0, 1.0))
+        ...     with pyro.plate("flips", len(flips)):
+        ...         pyro.sample("flip", dist.Bernoulli(heads), obs=flips)
+        >>> posterior = fit(coin, torch.tensor([1.0, 1.0, 0.0]), steps=300, progress=False)
+        >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
+        True
+    """
+    if guide is None:
+        guide = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
+    guide.setup(*args, **kwargs)
+    density, history = LogJoint(model, args, kwargs, guide.space), History()
+    objective = partial(_objective, guide, density, num_particles)
+    extra = _model_parameters(density)
+    with pyro.validation_enabled(False), tqdm(total=steps, disable=not progress, unit="step") as bar:
+        if isinstance(guide.transform[-1], LowerTriangular):
+            _fit_affine(guide.transform[-1], objective, bar)
+        trainer = Trainer([*guide.transform.parameters(), *extra], lr=lr, history=history)
+        _fit_flow(trainer, objective, steps, tolerance, bar)
+    return Posterior(guide, density, history)
+
+
+def _objective(guide: AutoFlow, density: LogJoint, num_particles: int) -> Tensor:
+    """Log weights, with the path gradient where the inverse pass that it needs is cheap."""
+    return log_weights(guide.get_posterior(), density, num_particles, path=guide.transform.fast == "both")
+
+
+def _model_parameters(density: LogJoint) -> list[Tensor]:
+    """The unconstrained parameters that the model itself declares by pyro.param, pyro.module or PyroModule."""
+    with poutine.trace(param_only=True) as capture, torch.no_grad():
+        density._single(density.space.start)
+    found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
+    return list({id(p): p for p in found}.values())
+
+
+def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: tqdm, block: int = 300) -> None:
+    """Fits the affine map alone in blocks, whitening after each, until a block gains little."""
+    last = -math.inf
+    for index in range(10):
+        trainer = Trainer(affine.parameters(), lr=0.02 if index == 0 else 0.01, warmup=20, average=0.98)
+        trainer.done = 0
+        for done in range(block):
+            if done == block // 2:
+                trainer.decay_over(block // 2)
+            trainer.step(objective)
+        trainer.finish()
+        affine.whiten_()
+        now = _mean(trainer.history.window(50))
+        bar.set_postfix_str(f"affine start, ELBO {now:.2f}")
+        if now - last < 0.05:
+            return
+        last = now
+
+
+def _fit_flow(
+    trainer: Trainer, objective: Callable[[], Tensor], steps: int, tolerance: float, bar: tqdm
+) -> None:
+    """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
+    history = trainer.history
+    while trainer.done < steps and trainer.left > 0:
+        trainer.step(objective)
+        bar.update()
+        if trainer.done % LOOK == 0:
+            bar.set_postfix_str(_trend(history))
+            reason = _reason_to_stop(history, tolerance)
+            if reason and trainer.left == math.inf:
+                history.stopped = reason
+                trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
+        if trainer.done >= steps // 2 and trainer.left == math.inf:
+            history.stopped = "all steps were used"
+            trainer.decay_over(steps - trainer.done)
+    trainer.finish()
+
+
+def _reason_to_stop(history: History, tolerance: float) -> str:
+    """Why it is time to lower the learning rate, or nothing."""
+    spread = [s for s in history.log_weight_sd[-100:] if math.isfinite(s)]
+    if spread and _mean([s * s for s in spread]) / 2 < SMALL_KL:
+        return "the log weights hardly spread"
+    now, before = history.window(WINDOW), history.window(WINDOW, len(history.elbo) - WINDOW)
+    if len(history.elbo) >= 2 * WINDOW and _mean(now) - _mean(before) < tolerance:
+        return "the ELBO no longer rises"
+    return ""
+
+
+def _trend(history: History) -> str:
+    done = len(history.elbo)
+    now, before = _mean(history.window(WINDOW)), _mean(history.window(WINDOW, done - WINDOW))
+    dropped = f", {history.bad_steps} bad steps" if history.bad_steps else ""
+    return f"ELBO {now:.3f} ({now - before:+.3f} over {WINDOW}){dropped}"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

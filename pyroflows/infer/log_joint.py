@@ -1,0 +1,133 @@
+"""The log joint density of a Pyro model as a function of one unconstrained vector."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro import poutine
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..latents import LatentSpace, Model, check_model, plates_of
+
+
+class LogJoint:
+    """``log p(values, data) + log |d values / d z|`` at unconstrained vectors ``z``; made by :func:`log_joint`.
+
+    Rows of a batch are evaluated together by ``torch.func.vmap``, so a model need not be vectorised. Rows share
+    the model's own randomness: a subsampled plate of observations draws one minibatch a call. Where a model
+    cannot be vmapped, for example because it branches on values, rows are evaluated one by one, after a
+    warning.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        space: the latents, if known.
+
+    Raises:
+        TypeError: if a latent is discrete.
+        ValueError: if the model cannot be right, see :func:`~pyroflows.latents.check_model`.
+    """
+
+    def __init__(self, model: Model, args: tuple, kwargs: dict, space: LatentSpace | None = None) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        if space is None:
+            check_model(model, *args, **kwargs)
+            space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*args, **kwargs))
+        self.space = space
+        self._names = {site.name for site in space.sites}
+        self._one_by_one = False
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.space.size
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Maps ``(..., D)`` to ``(...)``; differentiable."""
+        if z.shape[-1:] != (self.size,):
+            raise ValueError(f"expected vectors of size {self.size}, got shape {tuple(z.shape)}")
+        rows = z.reshape(-1, self.size)
+        with _unvalidated():
+            return self._rows(rows).reshape(z.shape[:-1])
+
+    def constrain(self, z: Tensor) -> dict[str, Tensor]:
+        """Values of the sites by name for ``z`` of shape ``(..., D)``."""
+        return self.space.constrain(z)[0]
+
+    def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
+        """The vectors of shape ``(..., D)`` for values by name."""
+        return self.space.unconstrain(values)[0]
+
+    @torch.no_grad()
+    def observed(self) -> dict[str, tuple[NDArray, tuple[str | None, ...]]]:
+        """Observed values by site, each with the plates of its batch dimensions; minibatches are left out."""
+        found = {}
+        with _unvalidated():
+            trace = self._trace(self.constrain(self.space.start))
+        for name, node in trace.nodes.items():
+            latent = name in self._names or not node.get("is_observed") or node["infer"].get("_deterministic")
+            if latent or any(f.full_size not in (None, f.size) for f in node["cond_indep_stack"]):
+                continue
+            if isinstance(node["value"], Tensor) and node["value"].numel():
+                found[name] = node["value"].cpu().numpy(), plates_of(node)
+        return found
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        if not self._one_by_one:
+            try:
+                return torch.func.vmap(self._single, randomness="same")(rows)
+            except RuntimeError as error:
+                # A model that fails on one row by itself has its own error to show.
+                self._single(rows[0])
+                self._one_by_one = True
+                warnings.warn(
+                    "the model cannot be evaluated for many particles at once and runs one by one, which is "
+                    f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
+                    stacklevel=3,
+                )
+        return torch.stack([self._single(row) for row in rows])
+
+    def _single(self, z: Tensor) -> Tensor:
+        values, ladj = self.space.constrain(z)
+        trace = self._trace(values)
+        trace.compute_log_prob()
+        sites = (node["log_prob_sum"] for node in trace.nodes.values() if node["type"] == "sample")
+        return ladj + sum(sites)
+
+    def _trace(self, values: dict[str, Tensor]) -> poutine.Trace:
+        model = poutine.condition(self.model, data=values)
+        return poutine.block(poutine.trace(model).get_trace)(*self.args, **self.kwargs)
+
+
+def log_joint(model: Model, *args: object, **kwargs: object) -> LogJoint:
+    """The log joint of a model, given its arguments, as a function of one unconstrained vector.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        args: the model's arguments.
+        kwargs: the model's keyword arguments.
+
+    Returns:
+        A callable on ``(..., D)`` with ``constrain``, ``unconstrain`` and ``size``.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(y):
+        ...     scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(0.0, scale), obs=y)
+        >>> density = log_joint(model, torch.tensor(0.0))
+        >>> density(torch.zeros(2, 1))
+        tensor([-1.8379, -1.8379])
+    """
+    return LogJoint(model, args, kwargs)
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
+    with pyro.validation_enabled(False):
+        yield

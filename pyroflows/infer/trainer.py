@@ -1,0 +1,143 @@
+"""Gradient ascent on an ELBO estimate that does not break: schedule, clipping, averaging, bad steps dropped."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# A step is bad when its loss or gradient is not finite; so many in a row, or this share of all, is an error.
+BAD_IN_A_ROW, BAD_SHARE = 50, 0.2
+
+
+@dataclass
+class History:
+    """What a fit recorded at each step.
+
+    Args:
+        elbo: estimate of the ELBO in nats, NaN at a dropped step.
+        log_weight_sd: standard deviation of the log importance weights over the particles.
+        bad_steps: how many steps were dropped.
+        stopped: why the fit ended.
+    """
+
+    elbo: list[float] = field(default_factory=list)
+    log_weight_sd: list[float] = field(default_factory=list)
+    bad_steps: int = 0
+    stopped: str = ""
+
+    def window(self, size: int, end: int | None = None) -> list[float]:
+        """The finite ELBOs of the last ``size`` steps, or of those before ``end``."""
+        end = len(self.elbo) if end is None else end
+        return [e for e in self.elbo[max(end - size, 0) : end] if math.isfinite(e)]
+
+
+class Trainer:
+    """Adam with warm-up and linear decay, clipped gradients, an average of the iterates, and dropped bad steps.
+
+    Args:
+        parameters: what is trained, in place.
+        lr: learning rate after the warm-up.
+        warmup: steps over which the rate rises from zero.
+        clip: largest norm of the whole gradient.
+        average: decay of the moving average of the parameters; 0 keeps the last iterate.
+        history: where steps are recorded.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        warmup: int = 100,
+        clip: float = 100.0,
+        average: float = 0.995,
+        history: History | None = None,
+    ) -> None:
+        self._given = list(parameters)
+        self.parameters = _flatten(self._given)
+        self.lr, self.warmup, self.clip, self.average = lr, warmup, clip, average
+        self.history = History() if history is None else history
+        self.adam = torch.optim.Adam(self.parameters, lr=lr)
+        self.mean = [p.detach().clone() for p in self.parameters]
+        self.done, self._bad_run, self._decay = 0, 0, (math.inf, 1)
+
+    def decay_over(self, steps: int) -> None:
+        """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""
+        if self._decay[0] == math.inf:
+            self._decay = (self.done, steps)
+
+    @property
+    def left(self) -> float:
+        """Steps until the rate has fallen, infinite before :meth:`decay_over`."""
+        return sum(self._decay) - self.done
+
+    def step(self, log_weights: Callable[[], Tensor]) -> None:
+        """One step up the mean of ``log_weights()``, the particles' ``log p - log q``."""
+        self.adam.zero_grad(set_to_none=False)
+        weights = log_weights()
+        elbo = weights.mean()
+        (-elbo).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        spread = weights.std() if len(weights) > 1 else weights.new_tensor(math.nan)
+        value, spread, norm = torch.stack([elbo, spread, norm]).detach().tolist()
+        self.done += 1
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            return self._drop(value)
+        self._bad_run = 0
+        self.adam.param_groups[0]["lr"] = self.lr * self._rate()
+        self.adam.step()
+        self._average()
+        self.history.elbo.append(value)
+        self.history.log_weight_sd.append(spread)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Puts the averaged iterates into the parameters, each with memory of its own again."""
+        if self.average:
+            for flat, mean in zip(self.parameters, self.mean, strict=True):
+                flat.copy_(mean)
+        for parameter in self._given:
+            parameter.data, parameter.grad = parameter.detach().clone(), None
+
+    def _rate(self) -> float:
+        start, length = self._decay
+        fall = 1 - 0.99 * min(max(self.done - start, 0) / length, 1)
+        return min(1.0, self.done / self.warmup) * fall
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The weight grows from 0, so that the average forgets where it started.
+        weight = 1 - min(self.average, self.done / (self.done + 10))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], weight)
+
+    def _drop(self, value: float) -> None:
+        self.history.elbo.append(math.nan)
+        self.history.log_weight_sd.append(math.nan)
+        self.history.bad_steps += 1
+        self._bad_run += 1
+        if self._bad_run >= BAD_IN_A_ROW or self.history.bad_steps > max(BAD_IN_A_ROW, BAD_SHARE * self.done):
+            raise FloatingPointError(
+                f"expected finite ELBO and gradients, got {self.history.bad_steps} bad steps of {self.done} (the last "
+                f"ELBO was {value}): try a smaller lr or init_scale, float64 (torch.set_default_dtype), or look for a "
+                f"log density that is infinite or NaN where the prior is not"
+            )
+
+
+def _flatten(parameters: list[Tensor]) -> list[Tensor]:
+    """Makes the parameters and their gradients views of one vector for each dtype and device, and returns these.
+
+    An optimizer step is then a few operations however many parameters there are.
+    """
+    groups: dict[tuple, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    flats = []
+    for group in groups.values():
+        flat = torch.cat([p.detach().flatten() for p in group]).requires_grad_()
+        flat.grad, sizes = torch.zeros_like(flat), [p.numel() for p in group]
+        for p, value, grad in zip(group, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+            p.data, p.grad = value.view(p.shape), grad.view(p.shape)
+        flats.append(flat)
+    return flats

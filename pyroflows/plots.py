@@ -1,0 +1,71 @@
+"""Pictures of fits and flows. matplotlib is imported when one is drawn."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .report import labelled
+
+
+def plot_elbo(elbo: Sequence[float], evidence: float | None = None, ax: Any = None) -> Any:
+    """The ELBO over steps, noisy and smoothed; returns the Figure.
+
+    Args:
+        elbo: estimates in nats, NaN where a step was dropped.
+        evidence: the log evidence, drawn as a line if known.
+        ax: the Axes to draw on, by default a new Figure's.
+    """
+    ax = _axes(1, 1, (6, 4))[0, 0] if ax is None else ax
+    values = np.asarray(elbo, dtype=float)
+    ax.plot(values, color="0.8", lw=0.5)
+    size = max(len(values) // 50, 1)
+    blocks = values[: len(values) // size * size].reshape(-1, size)
+    found = np.isfinite(blocks).sum(axis=1)
+    smooth = np.where(found, np.nansum(blocks, axis=1) / np.maximum(found, 1), np.nan)
+    ax.plot((np.arange(len(smooth)) + 0.5) * size, smooth, color="C0", label="ELBO")
+    if evidence is not None:
+        ax.axhline(evidence, color="C3", ls="--", label="log evidence")
+    late = values[len(values) // 10 :]
+    top = np.nanquantile(late, 0.999)
+    ax.set_ylim(np.nanquantile(late, 0.01), (top if evidence is None else max(top, evidence)) + 0.1)
+    ax.set(xlabel="step", ylabel="nats")
+    ax.legend(loc="lower right")
+    return ax.figure
+
+
+def plot_pairs(draws: Mapping[str, NDArray], max_scalars: int = 6) -> Any:
+    """Histograms on the diagonal and scatter plots below it; returns the Figure.
+
+    Args:
+        draws: arrays ``(S, ...)`` by name.
+        max_scalars: how many scalars at most, the first ones.
+    """
+    scalars = dict(list(labelled(draws))[:max_scalars])
+    size = len(scalars)
+    axes = _axes(size, size, (2 * size + 1, 2 * size + 1))
+    for (row, (name, y)), (column, (other, x)) in (
+        (a, b) for a in enumerate(scalars.items()) for b in enumerate(scalars.items())
+    ):
+        ax = axes[row, column]
+        if column > row:
+            ax.axis("off")
+        elif column == row:
+            ax.hist(y, bins=50, color="C0", histtype="stepfilled", alpha=0.6)
+            ax.set_yticks([])
+        else:
+            ax.plot(x[:2000], y[:2000], ".", ms=2, alpha=0.3, color="C0")
+        if row == size - 1:
+            ax.set_xlabel(other)
+        if column == 0 and row:
+            ax.set_ylabel(name)
+    return axes[0, 0].figure
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float]) -> NDArray:
+    """A new Figure's Axes as a two-dimensional array."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    return axes
