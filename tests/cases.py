@@ -1,0 +1,115 @@
+"""The registry that the laws are tested on, name -> constructor, and the flows of other tests."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import torch
+from torch import nn
+
+from pyroflows import flows
+from pyroflows import transforms as tr
+from pyroflows.bijectors import Affine, Bijector, LeakyReLU, RQSpline, Shift
+
+SMALL = {"hidden_dims": (8, 8)}
+# The tracer of torch 2.13 warns about code of its own.
+TRACER_WARNING = "ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"
+
+# A bijector gets its line here; it is tested alone, and in every structure with and without context.
+BIJECTORS: dict[str, Callable[[], Bijector]] = {
+    "affine": Affine,
+    "affine_tight": partial(Affine, bound=0.5),
+    "shift": Shift,
+    "leaky_relu": LeakyReLU,
+    "spline": RQSpline,
+    "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
+    "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),
+}
+
+
+def moved(flow: tr.FlowTransform, by: float = 0.3) -> tr.FlowTransform:
+    """Moves every parameter at random, in place: away from the identity that flows start at."""
+    for parameter in flow.parameters():
+        parameter.data.add_(by * torch.randn_like(parameter))
+    return flow
+
+
+def _build(structure: str, bijector: str, context_dim: int) -> tr.FlowTransform:
+    return STRUCTURES[structure](3, BIJECTORS[bijector](), context_dim, **SMALL)
+
+
+STRUCTURES = {"elementwise": tr.Elementwise, "coupling": tr.Coupling, "autoregressive": tr.Autoregressive}
+
+# What takes a context: tested without and with one.
+CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
+    "affine": lambda c: tr.Affine(3, c, **SMALL),
+    "affine_1d": lambda c: tr.Affine(1, c, loc=2.0, scale=0.1, hidden_dims=()),
+    "affine_initial": lambda c: tr.Affine(2, c, loc=torch.arange(2.0), scale=torch.tensor([9.0, 0.1])),
+    "lower_triangular": lambda c: tr.LowerTriangular(4, c, **SMALL),
+    "lower_triangular_1d": lambda c: tr.LowerTriangular(1, c, scale=3.0, **SMALL),
+    "lower_triangular_low_rank": lambda c: tr.LowerTriangular(5, c, rank=2, loc=-1.0, scale=0.5, **SMALL),
+    "lower_triangular_high_rank": lambda c: tr.LowerTriangular(2, c, rank=3, **SMALL),
+    "elementwise_1d": lambda c: tr.Elementwise(1, RQSpline(), c, **SMALL),
+    "elementwise_shared": lambda c: tr.Elementwise(3, LeakyReLU(), c, shared=True, **SMALL),
+    "elementwise_elu": lambda c: tr.Elementwise(2, RQSpline(), c, activation=nn.ELU, hidden_dims=(5,)),
+    "coupling_2d": lambda c: tr.Coupling(2, Affine(), c, **SMALL),
+    "coupling_alternating": lambda c: tr.Coupling(5, RQSpline(), c, mask="alternating", **SMALL),
+    "coupling_one_kept": lambda c: tr.Coupling(4, RQSpline(), c, mask=[False, False, True, False], **SMALL),
+    "coupling_one_moved": lambda c: tr.Coupling(4, Affine(), c, mask=torch.arange(4) != 2, **SMALL),
+    "coupling_net": lambda c: tr.Coupling(3, RQSpline(), c, net=nn.Linear),
+    "autoregressive_1d": lambda c: tr.Autoregressive(1, RQSpline(), c, **SMALL),
+    "autoregressive_inverse": lambda c: tr.Autoregressive(3, Affine(), c, fast="inverse", **SMALL),
+    "autoregressive_spline_inverse": lambda c: tr.Autoregressive(3, RQSpline(), c, fast="inverse", **SMALL),
+    "autoregressive_reversed": lambda c: tr.Autoregressive(3, RQSpline(), c, order="reversed", **SMALL),
+    "autoregressive_random": lambda c: tr.Autoregressive(5, Affine(), c, order="random", **SMALL),
+    "autoregressive_order": lambda c: tr.Autoregressive(4, RQSpline(), c, order=[2, 0, 3, 1], **SMALL),
+    "autoregressive_narrow": lambda c: tr.Autoregressive(6, Affine(), c, hidden_dims=(3,)),
+    "autoregressive_elu": lambda c: tr.Autoregressive(3, RQSpline(), c, activation=nn.ELU, **SMALL),
+    "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
+    "inverse": lambda c: tr.Coupling(3, RQSpline(), c, **SMALL).inv,
+    "inverse_autoregressive": lambda c: tr.Autoregressive(3, Affine(), c, **SMALL).inv,
+    "compose_mixed": lambda c: tr.Compose([tr.Permute(3), tr.Coupling(3, Affine(), c), tr.LowerTriangular(3)]),
+    "compose_nested": lambda c: tr.Compose([flows.realnvp(3, c, layers=2, **SMALL).inv, tr.Permute(3)]),
+    "compose_tied": lambda c: tr.Compose(2 * [tr.Coupling(2, Shift(), c), tr.Permute(2, "reversed")]),
+    "nice": lambda c: flows.nice(3, c, **SMALL),
+    "nice_1d": lambda c: flows.nice(1, c, **SMALL),
+    "nice_net": lambda c: flows.nice(3, c, layers=2, net=nn.Linear),
+    "realnvp": lambda c: flows.realnvp(5, c, layers=4, **SMALL),
+    "realnvp_1d": lambda c: flows.realnvp(1, c, **SMALL),
+    "realnvp_net": lambda c: flows.realnvp(2, c, layers=3, net=nn.Linear, bound=1.0),
+    "maf": lambda c: flows.maf(3, c, layers=2, **SMALL),
+    "maf_1d": lambda c: flows.maf(1, c, **SMALL),
+    "iaf": lambda c: flows.iaf(4, c, layers=2, bound=5.0, **SMALL),
+    "iaf_1d": lambda c: flows.iaf(1, c, **SMALL),
+    "nsf": lambda c: flows.nsf(4, c, layers=2, **SMALL),
+    "nsf_1d": lambda c: flows.nsf(1, c, bins=5, bound=2.0, **SMALL),
+    "nsf_maf": lambda c: flows.nsf(3, c, structure="autoregressive", layers=1, **SMALL),
+    "nsf_iaf": lambda c: flows.nsf(3, c, structure="autoregressive", fast="forward", layers=1, **SMALL),
+    "full_rank": lambda c: flows.full_rank(3, c, **SMALL),
+}
+
+# What takes none.
+CASES: dict[str, Callable[[], tr.FlowTransform]] = {
+    "permute_1d": lambda: tr.Permute(1),
+    "permute_random": lambda: tr.Permute(5),
+    "permute_order": lambda: tr.Permute(3, [2, 0, 1]),
+    "permute_inverse": lambda: tr.Permute(4, "random").inv,
+    "conditioned": lambda: tr.Coupling(3, RQSpline(), 2, **SMALL).condition(torch.tensor([0.5, -1.0])),
+    "compose_conditioned": lambda: tr.Compose([tr.Affine(2, 3).condition(torch.ones(3)), tr.Permute(2)]),
+}
+for structure, bijector in product(STRUCTURES, BIJECTORS):
+    CONDITIONAL[f"{structure}_of_{bijector}"] = partial(_build, structure, bijector)
+for name, make in CONDITIONAL.items():
+    CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
+
+# One of each kind over four dimensions, with networks of the default size.
+LAYERS: dict[str, Callable[[], tr.FlowTransform]] = {
+    "affine_coupling": lambda: tr.Coupling(4, Affine()),
+    "spline_coupling": lambda: tr.Coupling(4, RQSpline()),
+    "affine_autoregressive": lambda: tr.Autoregressive(4, Affine()),
+    "affine_autoregressive_inv": lambda: tr.Autoregressive(4, Affine()).inv,
+    "spline_autoregressive": lambda: tr.Autoregressive(4, RQSpline(), fast="inverse"),
+    "leaky_relu": lambda: tr.Elementwise(4, LeakyReLU()),
+    "lower_triangular": lambda: tr.LowerTriangular(4, rank=2),
+    "nsf": lambda: flows.nsf(4, layers=2),
+}

@@ -1,0 +1,193 @@
+"""Recipes: they start at the identity, leave no dimension as it is, and take their options."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormalizingFlow
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from cases import SMALL, moved
+from pyroflows import flows
+from pyroflows.bijectors import Affine, RQSpline, Shift
+from pyroflows.transforms import Affine as AffineMap
+from pyroflows.transforms import Autoregressive, Compose, Coupling, Elementwise, LowerTriangular
+
+RECIPES: dict[str, Callable[..., Compose]] = {
+    "nice": flows.nice,
+    "realnvp": flows.realnvp,
+    "maf": flows.maf,
+    "iaf": flows.iaf,
+    "nsf": flows.nsf,
+    "nsf_maf": partial(flows.nsf, structure="autoregressive"),
+    "nsf_iaf": partial(flows.nsf, structure="autoregressive", fast="forward"),
+    "full_rank": flows.full_rank,
+}
+# The fewest layers that a recipe allows.
+SHALLOW = {n: partial(RECIPES[n], layers=2 if n in ("nice", "realnvp", "nsf") else 1) for n in RECIPES}
+SHALLOW["full_rank"] = flows.full_rank
+
+
+def randomised(flow: Compose) -> Compose:
+    return moved(flow).double()
+
+
+def jacobian(flow: Compose, x: Tensor, context: Tensor | None = None) -> Tensor:
+    return torch.autograd.functional.jacobian(lambda z: flow(z, context), x)
+
+
+@pytest.mark.parametrize("input_dim", [1, 2, 5])
+@pytest.mark.parametrize("context_dim", [0, 3])
+@pytest.mark.parametrize("name", RECIPES)
+def test_starts_at_the_identity(name: str, context_dim: int, input_dim: int) -> None:
+    flow = RECIPES[name](input_dim, context_dim, **SMALL)
+    x, context = 3 * torch.randn(20, input_dim), torch.randn(20, context_dim) if context_dim else None
+    for there in (flow, flow.inv):
+        value, ladj = there.call_and_ladj(x, context)
+        assert_close(value, x, rtol=1e-5, atol=1e-5)
+        assert_close(ladj, torch.zeros(20), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("input_dim", [1, 2, 3, 6])
+@pytest.mark.parametrize("name", RECIPES)
+def test_moves_every_dimension(name: str, input_dim: int) -> None:
+    flow, x = randomised(SHALLOW[name](input_dim, **SMALL)), torch.randn(10, input_dim).double()
+    assert ((flow(x) - x).abs() > 1e-6).all()
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "full_rank"])
+def test_mixes_every_dimension(name: str) -> None:
+    for _ in range(3):
+        flow = randomised(RECIPES[name](6, **SMALL))
+        for way in (flow, flow.inv):
+            depends = jacobian(way, torch.randn(6).double()).abs() > 1e-12
+            assert depends.all()
+
+
+@pytest.mark.parametrize("input_dim", [2, 3, 5])
+@pytest.mark.parametrize("name", ["nice", "realnvp", "nsf"])
+def test_two_couplings_already_let_every_dimension_hear_another(name: str, input_dim: int) -> None:
+    flow = randomised(SHALLOW[name](input_dim, **SMALL))
+    others = jacobian(flow, torch.randn(input_dim).double()).fill_diagonal_(0)
+    assert (others.abs().amax(dim=1) > 1e-12).all()
+
+
+def test_full_rank_correlates_every_pair() -> None:
+    flow = randomised(flows.full_rank(5))
+    moved = jacobian(flow, torch.zeros(5).double())
+    assert ((moved @ moved.T).abs() > 1e-12).all()
+
+
+@pytest.mark.parametrize("input_dim", [1, 4])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_dimension_hears_the_context(name: str, input_dim: int) -> None:
+    flow = randomised(RECIPES[name](input_dim, 2, **SMALL))
+    x, context = torch.randn(input_dim).double(), torch.randn(2).double()
+    heard = torch.autograd.functional.jacobian(lambda c: flow(x, c), context)
+    assert (heard.abs() > 1e-12).all()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_seed_fixes_a_flow(name: str) -> None:
+    def build(seed: int) -> dict[str, Tensor]:
+        pyro.set_rng_seed(seed)
+        return RECIPES[name](7, **SMALL).state_dict()
+
+    assert_close(build(3), build(3), rtol=0, atol=0)
+    if name != "full_rank":
+        assert any(not torch.equal(a, b) for a, b in zip(build(3).values(), build(4).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_parameters_exist_before_the_first_call(name: str) -> None:
+    flow = RECIPES[name](3, 2, **SMALL)
+    before = {n: p.shape for n, p in flow.named_parameters()}
+    flow(torch.randn(4, 3), torch.randn(2))
+    assert before == {n: p.shape for n, p in flow.named_parameters()}
+    assert len(before) > 0
+
+
+def kinds(flow: Compose) -> list[type]:
+    return [type(part) for part in flow]
+
+
+def test_layers() -> None:
+    assert kinds(flows.nice(3, layers=4)) == [Coupling] * 4 + [AffineMap]
+    assert kinds(flows.realnvp(3, layers=5)) == [Coupling] * 5
+    assert kinds(flows.maf(3, layers=2)) == kinds(flows.iaf(3, layers=2)) == [Autoregressive] * 2
+    assert kinds(flows.nsf(3, layers=2)) == [Coupling, Coupling, AffineMap]
+    assert kinds(flows.nsf(3, structure="autoregressive", layers=1)) == [Autoregressive, AffineMap]
+    assert kinds(flows.full_rank(3)) == [LowerTriangular]
+
+
+def test_one_dimension() -> None:
+    assert kinds(flows.nice(1)) == [AffineMap]
+    for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf"):
+        flow = RECIPES[name](1, 2, **SMALL)
+        assert kinds(flow) == [Elementwise, AffineMap]
+        assert flow.context_dim == 2
+    assert flows.nsf(1, bins=5, bound=2.0)[0].bijector == RQSpline(bins=5, bound=2.0)
+
+
+def test_bijectors() -> None:
+    assert {part.bijector for part in flows.realnvp(3, bound=1.5)} == {Affine(bound=1.5)}
+    assert {part.bijector for part in flows.maf(3, bound=1.5)} == {Affine(bound=1.5)}
+    assert {part.bijector for part in flows.iaf(3, bound=1.5)} == {Affine(bound=1.5)}
+    assert {part.bijector for part in list(flows.nice(3))[:-1]} == {Shift()}
+    for structure in ("coupling", "autoregressive"):
+        flow = flows.nsf(3, structure=structure, bins=5, bound=2.0)
+        assert {part.bijector for part in list(flow)[:-1]} == {RQSpline(bins=5, bound=2.0)}
+
+
+def test_the_cheap_direction() -> None:
+    assert {part.fast for part in flows.maf(3)} == {"inverse"}
+    assert {part.fast for part in flows.iaf(3)} == {"forward"}
+    for fast in ("forward", "inverse"):
+        flow = flows.nsf(3, structure="autoregressive", fast=fast)
+        assert {part.fast for part in list(flow)[:-1]} == {fast}
+
+
+def test_masks_come_in_complementary_pairs_of_halves() -> None:
+    parts = list(flows.realnvp(7, layers=6))
+    for first, second in zip(parts[::2], parts[1::2], strict=True):
+        assert first.kept.tolist() == second.moved.tolist()
+        assert {len(first.kept), len(first.moved)} == {3, 4}
+    assert len({tuple(part.kept.tolist()) for part in parts}) > 2
+
+
+def test_orders_reverse_from_layer_to_layer() -> None:
+    first, second, third = (part.order.tolist() for part in flows.iaf(7, layers=3))
+    assert first == second[::-1] == third
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "full_rank"])
+@pytest.mark.parametrize("input_dim", [1, 3])
+def test_activation_and_widths_reach_every_network(name: str, input_dim: int) -> None:
+    flow = RECIPES[name](input_dim, 2, hidden_dims=(11,), activation=nn.ELU)
+    activations = {type(m) for m in flow.modules() if type(m).__module__ == "torch.nn.modules.activation"}
+    assert activations == {nn.ELU}
+    widths = {m.out_features for m in flow.modules() if isinstance(m, nn.Linear)}
+    assert 11 in widths
+    assert 64 not in widths
+
+
+@pytest.mark.parametrize("recipe", [flows.nice, flows.realnvp])
+def test_own_network(recipe: Callable[..., Compose]) -> None:
+    flow = recipe(4, 2, net=lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False))
+    assert all(type(part.net) is nn.Linear for part in flow if isinstance(part, Coupling))
+
+
+@pytest.mark.parametrize(("name", "lr"), [("realnvp", 0.01), ("iaf", 0.01), ("nsf", 0.01), ("full_rank", 0.05)])
+def test_is_a_callable_for_the_guide_of_pyro(name: str, lr: float) -> None:
+    def model() -> None:
+        pyro.sample("z", dist.Normal(torch.tensor([1.0, -1.0]), 0.5).to_event(1))
+
+    guide = AutoNormalizingFlow(model, RECIPES[name])
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": lr}), Trace_ELBO(num_particles=8, vectorize_particles=True))
+    losses = [svi.step() for _ in range(60)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
