@@ -1,6 +1,6 @@
 """Two moons: a spline flow learns a density from data; the picture shows it layer by layer.
 
-    python examples/flow_density.py [--smoke] [--out .]
+python examples/flow_density.py [--smoke] [--out .]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """AutoFlow in a hand-written SVI loop: a drop-in for AutoNormal in plain Pyro.
 
-    python examples/plain_pyro.py [--smoke]
+python examples/plain_pyro.py [--smoke]
 """
 
 import sys
@@ -29,7 +29,12 @@ x = torch.linspace(-1.0, 1.0, 20)
 y = 2.0 * x - 1.0 + 0.3 * torch.randn(20)
 
 guide = AutoFlow(model)
-svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 3e-3, "lrd": 0.999}), Trace_ELBO(num_particles=32, vectorize_particles=True))
+svi = SVI(
+    model,
+    guide,
+    pyro.optim.ClippedAdam({"lr": 3e-3, "lrd": 0.999}),
+    Trace_ELBO(num_particles=32, vectorize_particles=True),
+)
 for step in range(20 if "--smoke" in sys.argv else 2500):
     loss = svi.step(x, y)
     if step % 100 == 0:

@@ -9,6 +9,8 @@ Array = NDArray[np.floating]
 
 # Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
 KHAT_LIMIT = 0.7
+# Log weights that spread by less than this, in nats, make draws that need no weights.
+CLOSE = 0.3
 
 
 def psis(log_weights: Array) -> tuple[Array, float]:
@@ -70,19 +72,20 @@ class Diagnostics:
 
     @property
     def verdict(self) -> str:
-        """One sentence on what the k-hat means and what to do."""
-        if self.khat < 0.5 or (self.khat < KHAT_LIMIT and self.log_weight_sd < 0.3):
-            return f"k-hat {self.khat:.2f} < 0.7: good, the draws can be used as they are."
-        if self.khat < KHAT_LIMIT:
-            return f"k-hat {self.khat:.2f} < 0.7: usable; averages should use the importance weights."
-        if self.log_weight_sd < 0.3:
+        """One sentence on what the k-hat and the spread of the log weights mean, and what to do."""
+        small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
+        found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
+        if small and close:
+            return f"{found}: good, the draws can be used as they are."
+        if small:
+            return f"{found}: usable; averages should use the importance weights."
+        if close:
             return (
-                f"k-hat {self.khat:.2f} >= 0.7 but the log weights spread by only {self.log_weight_sd:.2f} nats: the "
-                f"bulk is right; do not rely on the far tail or on reweighting."
+                f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: the bulk is right; "
+                f"do not rely on the far tail or on reweighting."
             )
         return (
-            f"k-hat {self.khat:.2f} >= 0.7: do not trust these draws. Fit for more steps, with more layers, or "
-            f"reparameterise the model."
+            f"{found}: do not trust these draws. Fit for more steps, with more layers, or reparameterise the model."
         )
 
     def __str__(self) -> str:

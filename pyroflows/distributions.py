@@ -1,9 +1,11 @@
 """A flow as a Pyro distribution."""
 
+from typing import ClassVar
+
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
 from pyro.distributions.conditional import ConditionalDistribution
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from .transforms import FlowTransform
@@ -33,7 +35,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         torch.Size([5])
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
@@ -67,18 +69,18 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         """The same distribution with a larger batch of independent draws."""
         return FlowDistribution(self.base.expand(batch_shape), self.transform, self._validate_args)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Size | tuple = ()) -> Tensor:
         """Draws ``sample_shape + batch_shape + (D,)`` with gradients."""
-        return self.transform(self.base.rsample(sample_shape))
+        return self.transform(self.base.rsample(Size(sample_shape)))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Size | tuple = ()) -> Tensor:
         """Draws without gradients."""
         with torch.no_grad():
-            return self.transform(self.base.sample(sample_shape))
+            return self.transform(self.base.sample(Size(sample_shape)))
 
-    def rsample_and_log_prob(self, sample_shape: torch.Size = torch.Size()) -> tuple[Tensor, Tensor]:
+    def rsample_and_log_prob(self, sample_shape: Size | tuple = ()) -> tuple[Tensor, Tensor]:
         """Draws with gradients, and their log density, in one pass."""
-        x = self.base.rsample(sample_shape)
+        x = self.base.rsample(Size(sample_shape))
         y, ladj = self.transform.call_and_ladj(x)
         return y, self.base.log_prob(x) - ladj
 

@@ -122,9 +122,7 @@ def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: t
         last = now
 
 
-def _fit_flow(
-    trainer: Trainer, objective: Callable[[], Tensor], steps: int, tolerance: float, bar: tqdm
-) -> None:
+def _fit_flow(trainer: Trainer, objective: Callable[[], Tensor], steps: int, tolerance: float, bar: tqdm) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
     history = trainer.history
     while trainer.done < steps and trainer.left > 0:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
@@ -98,8 +99,15 @@ class AutoFlow(AutoContinuous):
         if self.master is None:
             with poutine.block():
                 self._create_plates(*args, **kwargs)
+        try:
+            self._make_parameters()
+        except Exception:
+            self.prototype_trace = None
+            raise
+
+    def _make_parameters(self) -> None:
         self.space = LatentSpace.of(self.prototype_trace)
-        (make_flow, scale, base), loc = self._make, self._init_loc()
+        (make_flow, scale, base), loc = self._make, self.space.start
         flow = make_flow(self.latent_dim)
         if not isinstance(flow, FlowTransform):
             raise TypeError(f"AutoFlow expected flow(D) to be a FlowTransform, got {type(flow).__name__}")
@@ -108,6 +116,22 @@ class AutoFlow(AutoContinuous):
         self.transform = transform.to(device=loc.device, dtype=loc.dtype)
         self.base = base if base is None or isinstance(base, Distribution) else base(self.latent_dim)
         self._make = None
+
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """Samples every site; called with the model's arguments."""
+        self.setup(*args, **kwargs)
+        self._check_store()
+        return super().forward(*args, **kwargs)
+
+    def _check_store(self) -> None:
+        # Pyro keys parameters by name: those of an older guide would be trained in place of ours, silently.
+        name, own = next(self.__dict__["_modules"]["transform"].named_parameters())
+        name, store = f"{self._pyro_get_fullname('transform')}$$${name}", pyro.get_param_store()
+        if name in store and store[name].unconstrained() is not own:
+            raise RuntimeError(
+                f"expected parameters of this guide under {name!r}, got those of another guide: call "
+                f"pyro.clear_param_store() before a new guide is used"
+            )
 
     def __getstate__(self) -> dict:
         # Pyro's version takes model and master from the guide itself, not only from its state.

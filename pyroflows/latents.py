@@ -102,7 +102,7 @@ class LatentSpace:
             batch = value.shape[: value.dim() - len(site.shape)]
             u = site.transform.inv(value)
             total = total - _sum_to(site.transform.log_abs_det_jacobian(u, value), batch)
-            parts.append(u.reshape(batch + (site.stop - site.start,)))
+            parts.append(u.reshape((*batch, site.stop - site.start)))
         return torch.cat(parts, dim=-1), total
 
 
@@ -169,7 +169,9 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
 
 def _check_density(trace: poutine.Trace) -> None:
     trace.compute_log_prob()
-    bad = [name for name, node in trace.nodes.items() if node["type"] == "sample" and not node["log_prob_sum"].isfinite()]
+    bad = [
+        name for name, node in trace.nodes.items() if node["type"] == "sample" and not node["log_prob_sum"].isfinite()
+    ]
     if bad:
         raise ValueError(
             f"expected a finite log density at the start, got {float(trace.nodes[bad[0]]['log_prob_sum'])} at the "
@@ -199,4 +201,4 @@ def plates_of(node: dict) -> tuple[str | None, ...]:
 
 def _sum_to(ladj: Tensor, batch: torch.Size) -> Tensor:
     """Sums all dimensions after the batch."""
-    return ladj.reshape(batch + (-1,)).sum(-1)
+    return ladj.reshape((*batch, -1)).sum(-1)

@@ -68,7 +68,7 @@ class Posterior:
 
     @property
     def khat(self) -> float:
-        """The PSIS k-hat: below 0.7 the importance weights can be relied on."""
+        """The k-hat of PSIS; below 0.7 the importance weights can be relied on."""
         return self.diagnostics.khat
 
     @property

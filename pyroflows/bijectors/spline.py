@@ -56,52 +56,57 @@ class RQSpline(Bijector):
         """Returns ``(y, ladj)``."""
         inside = x.clamp(-self.bound, self.bound)
         x0, x1, y0, y1, d0, d1 = self._bin(inside, widths, heights, slopes, inverse=False)
-        t, u = (inside - x0) / (x1 - x0), (x1 - inside) / (x1 - x0)
-        ratio, log_slope = _ratio(t, u, d0, d1)
-        y = y0 + (y1 - y0) * ratio
-        return self._join(x, inside, y, log_slope + ((y1 - y0) / (x1 - x0)).log())
+        w, h = x1 - x0, y1 - y0
+        ratio, log_slope = _ratio((inside - x0) / w, (x1 - inside) / w, d0, d1)
+        return self._join(x, inside, y0 + h * ratio, log_slope + (h / w).log())
 
     def inverse(self, y: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(x, ladj)``."""
         inside = y.clamp(-self.bound, self.bound)
         x0, x1, y0, y1, d0, d1 = self._bin(inside, widths, heights, slopes, inverse=True)
-        v, w = (inside - y0) / (y1 - y0), (y1 - inside) / (y1 - y0)
-        near = v <= w
-        root = _root(torch.where(near, v, w), torch.where(near, d0, d1), torch.where(near, d1, d0))
+        w, h = x1 - x0, y1 - y0
+        below, above = (inside - y0) / h, (y1 - inside) / h
+        near = below <= above
+        root = _root(torch.where(near, below, above), torch.where(near, d0, d1), torch.where(near, d1, d0))
         t, u = torch.where(near, root, 1 - root), torch.where(near, 1 - root, root)
         _, log_slope = _ratio(t, u, d0, d1)
-        x = torch.where(near, x0 + (x1 - x0) * root, x1 - (x1 - x0) * root)
-        return self._join(y, inside, x, -log_slope - ((y1 - y0) / (x1 - x0)).log())
+        return self._join(y, inside, torch.where(near, x0 + w * root, x1 - w * root), -log_slope - (h / w).log())
 
     def _join(self, z: Tensor, inside: Tensor, value: Tensor, ladj: Tensor) -> tuple[Tensor, Tensor]:
         """Keeps the spline where ``z`` was not clamped and the identity elsewhere."""
         tail = z != inside
         return torch.where(tail, z, value), torch.where(tail, torch.zeros_like(ladj), ladj)
 
-    def _bin(self, z: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool) -> list[Tensor]:
-        """The ends and relative end slopes of the bin that holds ``z``: ``x0, x1, y0, y1, d0, d1``."""
-        x, y = self._knots(widths), self._knots(heights)
-        secant = y.diff(dim=-1) / x.diff(dim=-1)
-        smaller = torch.minimum(secant[..., 1:], secant[..., :-1])
-        slope = pad(smaller * soft_clip(slopes, math.log(10.0)).exp(), (1, 1), value=1.0)
-        d0, d1 = slope[..., :-1] / secant, slope[..., 1:] / secant
-        knots = y if inverse else x
-        index = (z.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
-        table = torch.stack([x[..., :-1], x[..., 1:], y[..., :-1], y[..., 1:], d0, d1], dim=-2)
-        table = table.expand(index.shape[:-1] + table.shape[-2:])
-        index = index.unsqueeze(-2).expand(*table.shape[:-1], 1)
-        return list(table.gather(-1, index).squeeze(-1).unbind(-1))
+    def _bin(self, z: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool) -> tuple[Tensor, ...]:
+        """The ends of the bin that holds ``z`` and its relative end slopes: ``x0, x1, y0, y1, d0, d1``."""
+        sizes = [self._sizes(raw) for raw in (widths, heights)]
+        knots = [pad(size.cumsum(-1), (1, 0)) - self.bound for size in sizes]
+        index = (z.unsqueeze(-1) >= knots[inverse][..., 1:-1]).sum(-1, keepdim=True)
+        beside = torch.cat([index - 1, index, index + 1], dim=-1)
+        (x0, x1), (y0, y1) = (_take(knot, beside[..., 1:]) for knot in knots)
+        (wl, w, wr), (hl, h, hr) = (_take(size, beside) for size in sizes)
+        left, right = _take(soft_clip(slopes, math.log(10.0)).exp(), beside[..., :2])
+        # A knot's slope is its factor times the smaller secant, and 1 at the ends; both relative to this bin's.
+        secant, first, last = h / w, beside[..., 1] == 0, beside[..., 1] == self.bins - 1
+        d0 = torch.where(first, 1 / secant, left * (hl / wl / secant).clamp(max=1))
+        d1 = torch.where(last, 1 / secant, right * (hr / wr / secant).clamp(max=1))
+        return x0, x1, y0, y1, d0, d1
 
-    def _knots(self, raw: Tensor) -> Tensor:
-        """Turns ``bins`` free numbers into ``bins + 1`` increasing knots from ``-bound`` to ``bound``."""
-        smallest = self.min_bin / self.bins
-        sizes = smallest + (1 - self.min_bin) * softmax(raw, dim=-1)
-        inner = 2 * self.bound * sizes.cumsum(-1)[..., :-1] - self.bound
-        return pad(pad(inner, (1, 0), value=-self.bound), (0, 1), value=self.bound)
+    def _sizes(self, raw: Tensor) -> Tensor:
+        """Turns ``bins`` free numbers into positive ones that sum to ``2 bound``."""
+        return 2 * self.bound * (self.min_bin / self.bins + (1 - self.min_bin) * softmax(raw, dim=-1))
+
+
+def _take(table: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Entries of ``table`` ``(..., K)`` at each of ``index`` ``(..., n)``, clamped to the table; batches broadcast."""
+    batch = torch.broadcast_shapes(table.shape[:-1], index.shape[:-1])
+    index = index.clamp(0, table.shape[-1] - 1).expand(*batch, -1)
+    return table.expand(*batch, -1).gather(-1, index).unbind(-1)
 
 
 def _ratio(t: Tensor, u: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
     """The rational quadratic of the unit square at ``t = 1 - u``, and the log of its slope."""
+    t, u = t.clamp(0, 1), u.clamp(0, 1)
     tu = t * u
     bottom = 1 + (d0 + d1 - 2) * tu
     slope = (d1 * t * t + 2 * tu + d0 * u * u) / (bottom * bottom)
@@ -114,8 +119,9 @@ def _root(v: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     With ``b = d0 - v (d0 + d1 - 2)``. Of the two forms of the root the one without cancellation is taken;
     the discriminant is a sum of positive terms for ``b <= 1`` and at least 1 beyond.
     """
+    v = v.clamp(min=0)
     b = d0 - v * (d0 + d1 - 2)
     root = (b * b + 4 * (1 - b) * v).sqrt()
     positive = b > 0
-    safe = torch.where(positive, torch.zeros_like(b), b)
+    safe = b.clamp(max=0)
     return torch.where(positive, 2 * v / (b.clamp(min=0) + root), (root - safe) / (2 * (1 - safe)))

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pyro
 import torch
-from pyro import poutine
 from numpy.typing import NDArray
+from pyro import poutine
 from torch import Tensor
 
 from ..latents import LatentSpace, Model, check_model, plates_of

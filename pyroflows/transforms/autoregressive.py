@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..bijectors import Bijector
@@ -39,6 +38,8 @@ class Autoregressive(FlowTransform):
         https://arxiv.org/abs/1705.07057
 
     Example:
+        >>> import torch
+        >>> from pyroflows.bijectors import Affine
         >>> maf = Autoregressive(5, Affine(), fast="inverse", order="reversed")
         >>> maf.inv(torch.zeros(3, 5)).shape
         torch.Size([3, 5])

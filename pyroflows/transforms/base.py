@@ -132,9 +132,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _run(
-        self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def _run(self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False) -> tuple[Tensor, Tensor]:
         """Checks, then recalls or maps. ``keep`` remembers the call for an inverse or a ladj asked next."""
         self._check_input(z)
         self._check_context(context)
@@ -169,14 +167,11 @@ class FlowTransform(TransformModule, ConditionalTransform):
                 )
             return
         if not self.context_dim:
-            raise ValueError(
-                f"{self._name} expected no context, got one: build it with context_dim > 0"
-            )
+            raise ValueError(f"{self._name} expected no context, got one: build it with context_dim > 0")
         _check_floating(self._name, "a context", context)
         if context.dim() == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
-                f"{self._name} expected a context of shape (..., {self.context_dim}), "
-                f"got {tuple(context.shape)}"
+                f"{self._name} expected a context of shape (..., {self.context_dim}), got {tuple(context.shape)}"
             )
 
 
@@ -198,9 +193,7 @@ class Inverse(FlowTransform):
         """The inverse of the conditioned transform."""
         return self.transform.condition(context).inv
 
-    def _run(
-        self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def _run(self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False) -> tuple[Tensor, Tensor]:
         return self.transform._run(z, context, not inverse, keep)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class Compose(FlowTransform):
         TypeError: if a part is not a :class:`FlowTransform`.
 
     Example:
+        >>> from pyroflows.bijectors import RQSpline
+        >>> from pyroflows.transforms import Elementwise, Permute
         >>> flow = Compose([Permute(4, "reversed"), Elementwise(4, RQSpline())])
         >>> flow(torch.zeros(2, 4)).shape
         torch.Size([2, 4])

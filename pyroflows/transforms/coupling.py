@@ -37,6 +37,7 @@ class Coupling(FlowTransform):
         https://arxiv.org/abs/1605.08803
 
     Example:
+        >>> from pyroflows.bijectors import RQSpline
         >>> layer = Coupling(4, RQSpline(), mask="alternating", net=lambda i, o: torch.nn.Linear(i, o))
         >>> layer.kept.tolist(), layer.moved.tolist()
         ([0, 2], [1, 3])
@@ -85,9 +86,7 @@ def _as_mask(mask: str | Sequence[bool] | Tensor, input_dim: int) -> Tensor:
         mask = named[mask]
     mask = torch.as_tensor(mask)
     if mask.dtype != torch.bool or mask.shape != (input_dim,):
-        raise ValueError(
-            f"Coupling expected a mask of {input_dim} booleans, got {tuple(mask.shape)} of {mask.dtype}"
-        )
+        raise ValueError(f"Coupling expected a mask of {input_dim} booleans, got {tuple(mask.shape)} of {mask.dtype}")
     if mask.all() or not mask.any():
         raise ValueError(
             f"Coupling expected a mask that keeps some dimensions and moves some, got {mask.tolist()}: "

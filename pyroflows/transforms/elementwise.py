@@ -24,6 +24,7 @@ class Elementwise(FlowTransform):
         activation: makes the network's non-linearity.
 
     Example:
+        >>> from pyroflows.bijectors import LeakyReLU
         >>> prelu = Elementwise(3, LeakyReLU(), shared=True)
         >>> sum(p.numel() for p in prelu.parameters())
         1

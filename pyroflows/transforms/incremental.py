@@ -6,6 +6,7 @@ gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of the parallel dire
 last dimension to the first. Tensors are kept with the batch last here, so that slices are contiguous.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def _forward_walk(
 def _steps(net: MaskedMLP, layer: int) -> list[int]:
     """How many units of a layer become computable at each step."""
     seen = [0, *(net.seen(layer, i) for i in range(net.input_dim))]
-    return [after - before for before, after in zip(seen, seen[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(seen)]
 
 
 def _backward_walk(
