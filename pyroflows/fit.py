@@ -153,9 +153,10 @@ def _reason_to_stop(history: History, tolerance: float) -> str:
 
 def _trend(history: History) -> str:
     done = len(history.elbo)
-    now, before = _mean(history.window(WINDOW)), _mean(history.window(WINDOW, done - WINDOW))
+    size = min(WINDOW, done // 2)
+    now, before = _mean(history.window(size)), _mean(history.window(size, done - size))
     dropped = f", {history.bad_steps} bad steps" if history.bad_steps else ""
-    return f"ELBO {now:.3f} ({now - before:+.3f} over {WINDOW}){dropped}"
+    return f"ELBO {now:.3f} ({now - before:+.3f} over {size}){dropped}"
 
 
 def _mean(values: list[float]) -> float:
