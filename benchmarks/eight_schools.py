@@ -1,7 +1,7 @@
 """Accuracy on the centred eight schools, against the exact posterior: ``fit`` and Pyro's own guides.
 
 Errors are the largest over mu, tau and theta of |mean error| / sd and |sd ratio - 1|; log tau, whose left tail is the
-neck of the funnel, has columns of its own. Pyro's guides take 2,500 steps with 64 vectorised particles and a decaying rate.
+neck of the funnel, has columns of its own. Pyro's guides take 2,500 steps with 64 vectorised particles, rate decaying.
 
     python benchmarks/eight_schools.py [--seeds 0 1 2]
 """

@@ -103,7 +103,7 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     with poutine.trace(param_only=True) as capture, torch.no_grad():
         start(*density.args, **density.kwargs)
     found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
-    return list({id(p): p for p in found if p.requires_grad}.values())
+    return list({id(p): p for p in found}.values())
 
 
 def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: tqdm, block: int = 300) -> None:
