@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
-from pyroflows.infer import Graph, Untraceable, capture
 from torch import Tensor, nn
+
+from pyroflows.infer import Graph, Untraceable, capture
 
 WEIGHT, DATA = torch.tensor([1.0, -2.0, 0.5]), torch.arange(15.0).reshape(5, 3) / 10
 
