@@ -1,5 +1,6 @@
 """The ELBO of a Pyro model and guide as a function of tensors that can be traced."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ..distributions import FlowDistribution
@@ -41,7 +43,7 @@ class Particles:
         self._pair, self._arguments, self._num_particles = (model, guide), (args, kwargs), num_particles
         buffers = [b for module in Watch(model, guide).modules for b in module._buffers.values() if b is not None]
         values = [b.clone() for b in buffers]
-        shared = _Shared({})
+        shared = _Shared()
         cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         with torch.no_grad(), torch.random.fork_rng(cuda), poutine.block(), shared:
             with poutine.trace(param_only=True) as found:
@@ -103,21 +105,23 @@ class _Shared(Messenger):
     """Gives plates their indices, the same for all particles, and scores a flow's draw while drawing it.
 
     Args:
-        draws: indices by plate.
+        draws: indices by plate; None in a plain run, which only notes the plates.
     """
 
-    def __init__(self, draws: dict[str, Tensor]) -> None:
+    def __init__(self, draws: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self._draws = draws
         self.plates: dict[str, _Subsample] = {}
 
     def _pyro_sample(self, msg: dict) -> None:
+        if self._draws is not None and isinstance(msg["fn"], Distribution):
+            msg["fn"] = _unvalidated(msg["fn"])
         fn = msg["fn"]
         if msg["done"] or msg["is_observed"] or msg["value"] is not None:
             return
         if isinstance(fn, _Subsample) and fn.subsample_size is not None and fn.subsample_size < fn.size:
             self.plates[msg["name"]] = fn
-            if msg["name"] in self._draws:
+            if msg["name"] in (self._draws or ()):
                 msg["value"], msg["done"] = self._draws[msg["name"]], True
         if isinstance(fn, FlowDistribution) and fn.has_rsample and not msg["args"] and not msg["kwargs"]:
             # Pyro scores later, by the inverse of the flow.
@@ -125,6 +129,16 @@ class _Shared(Messenger):
             parts = ScoreParts(log_prob, 0, log_prob).scale_and_mask(msg["scale"], msg["mask"])
             msg["score_parts"], msg["log_prob"], msg["done"] = parts, parts.log_prob, True
             msg["log_prob_sum"] = parts.log_prob.sum()
+
+
+def _unvalidated(fn: Distribution) -> Distribution:
+    """A distribution that does not branch on values, also if it was made while validation was on."""
+    parts = {key: _unvalidated(value) for key, value in vars(fn).items() if isinstance(value, Distribution)}
+    if not fn._validate_args and all(part is vars(fn)[key] for key, part in parts.items()):
+        return fn
+    twin = copy.copy(fn)
+    vars(twin).update(parts, _validate_args=False)
+    return twin
 
 
 def _entropy(node: dict) -> Tensor:
