@@ -84,9 +84,7 @@ class Diagnostics:
                 f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: the bulk is right; "
                 f"do not rely on the far tail or on reweighting."
             )
-        return (
-            f"{found}: do not trust these draws. Fit for more steps, with more layers, or reparameterise the model."
-        )
+        return f"{found}: do not trust these draws. Fit for more steps, with more layers, or reparameterise the model."
 
     def __str__(self) -> str:
         return (

@@ -86,7 +86,9 @@ def fit(
         if isinstance(guide.transform[-1], LowerTriangular):
             _fit_affine(guide.transform[-1], objective, bar)
         trainer = Trainer([*guide.transform.parameters(), *extra], lr=lr, history=history)
-        _fit_flow(trainer, objective, steps, tolerance, bar)
+        # While the model itself learns, a posterior that fits it is not the end.
+        reason = partial(_reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
+        _fit_flow(trainer, objective, steps, reason, bar)
     return Posterior(guide, density, history)
 
 
@@ -97,10 +99,11 @@ def _objective(guide: AutoFlow, density: LogJoint, num_particles: int) -> Tensor
 
 def _model_parameters(density: LogJoint) -> list[Tensor]:
     """The unconstrained parameters that the model itself declares by pyro.param, pyro.module or PyroModule."""
+    start = poutine.condition(density.model, data=density.constrain(density.space.start))
     with poutine.trace(param_only=True) as capture, torch.no_grad():
-        density._single(density.space.start)
+        start(*density.args, **density.kwargs)
     found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
-    return list({id(p): p for p in found}.values())
+    return list({id(p): p for p in found if p.requires_grad}.values())
 
 
 def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: tqdm, block: int = 300) -> None:
@@ -122,7 +125,13 @@ def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: t
         last = now
 
 
-def _fit_flow(trainer: Trainer, objective: Callable[[], Tensor], steps: int, tolerance: float, bar: tqdm) -> None:
+def _fit_flow(
+    trainer: Trainer,
+    objective: Callable[[], Tensor],
+    steps: int,
+    reason_to_stop: Callable[[History], str],
+    bar: tqdm,
+) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
     history = trainer.history
     while trainer.done < steps and trainer.left > 0:
@@ -130,7 +139,7 @@ def _fit_flow(trainer: Trainer, objective: Callable[[], Tensor], steps: int, tol
         bar.update()
         if trainer.done % LOOK == 0:
             bar.set_postfix_str(_trend(history))
-            reason = _reason_to_stop(history, tolerance)
+            reason = reason_to_stop(history)
             if reason and trainer.left == math.inf:
                 history.stopped = reason
                 trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
@@ -140,10 +149,10 @@ def _fit_flow(trainer: Trainer, objective: Callable[[], Tensor], steps: int, tol
     trainer.finish()
 
 
-def _reason_to_stop(history: History, tolerance: float) -> str:
+def _reason_to_stop(history: History, tolerance: float, small_kl: float) -> str:
     """Why it is time to lower the learning rate, or nothing."""
     spread = [s for s in history.log_weight_sd[-100:] if math.isfinite(s)]
-    if spread and _mean([s * s for s in spread]) / 2 < SMALL_KL:
+    if spread and _mean([s * s for s in spread]) / 2 < small_kl:
         return "the log weights hardly spread"
     now, before = history.window(WINDOW), history.window(WINDOW, len(history.elbo) - WINDOW)
     if len(history.elbo) >= 2 * WINDOW and _mean(now) - _mean(before) < tolerance:
@@ -153,9 +162,10 @@ def _reason_to_stop(history: History, tolerance: float) -> str:
 
 def _trend(history: History) -> str:
     done = len(history.elbo)
-    now, before = _mean(history.window(WINDOW)), _mean(history.window(WINDOW, done - WINDOW))
+    size = min(WINDOW, done // 2)
+    now, before = _mean(history.window(size)), _mean(history.window(size, done - size))
     dropped = f", {history.bad_steps} bad steps" if history.bad_steps else ""
-    return f"ELBO {now:.3f} ({now - before:+.3f} over {WINDOW}){dropped}"
+    return f"ELBO {now:.3f} ({now - before:+.3f} over {size}){dropped}"
 
 
 def _mean(values: list[float]) -> float:

@@ -8,6 +8,8 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
 from pyro.infer.autoguide.initialization import init_to_median
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
@@ -124,13 +126,15 @@ class AutoFlow(AutoContinuous):
         return super().forward(*args, **kwargs)
 
     def _check_store(self) -> None:
-        # Pyro keys parameters by name: those of an older guide would be trained in place of ours, silently.
+        # Pyro keys parameters by name: SVI would train those of an older guide in place of ours, silently.
+        if not any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK):
+            return
         name, own = next(self.__dict__["_modules"]["transform"].named_parameters())
         name, store = f"{self._pyro_get_fullname('transform')}$$${name}", pyro.get_param_store()
         if name in store and store[name].unconstrained() is not own:
             raise RuntimeError(
                 f"expected parameters of this guide under {name!r}, got those of another guide: call "
-                f"pyro.clear_param_store() before a new guide is used"
+                f"pyro.clear_param_store() before a new guide is trained"
             )
 
     def __getstate__(self) -> dict:

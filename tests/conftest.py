@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, no display, a fixed seed, an empty parameter store."""
+"""What every test starts from: one thread, no display, a fixed seed, an empty parameter store, validation."""
 
 import os
 
@@ -15,3 +15,4 @@ torch.set_num_threads(1)
 def _fresh_pyro() -> None:
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
+    pyro.enable_validation(True)  # torch.compile turns that of distributions off for good

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.functional import pad
 from torch.testing import assert_close
 
 from cases import BIJECTORS
@@ -21,6 +22,11 @@ def params_of(name: str, rows: int, scale: float = 1.0) -> list[Tensor]:
     return bijector.unpack(scale * torch.randn(rows, bijector.param_count))
 
 
+def knots_of(raw: Tensor) -> Tensor:
+    """The knots that a spline makes of its raw widths or heights."""
+    return pad(SPLINE._sizes(raw).cumsum(-1), (1, 0)) - SPLINE.bound
+
+
 def stressed(scale: float, seeds: int = 200) -> tuple[list[Tensor], Tensor]:
     """Float32 parameters of ``(seeds, 1, ...)``, and inputs inside, outside and at the knots both ways."""
     flat = torch.stack(
@@ -28,7 +34,7 @@ def stressed(scale: float, seeds: int = 200) -> tuple[list[Tensor], Tensor]:
     )
     params = SPLINE.unpack(scale * flat.unsqueeze(1))
     grid = torch.linspace(-1.5 * SPLINE.bound, 1.5 * SPLINE.bound, 301).expand(seeds, -1)
-    knots = [SPLINE._knots(raw.squeeze(1)) for raw in params[:2]]
+    knots = [knots_of(raw.squeeze(1)) for raw in params[:2]]
     return params, torch.cat([grid, *knots], dim=-1)
 
 
@@ -165,7 +171,7 @@ def test_leaky_relu_learns_its_slope() -> None:
 
 def test_spline_maps_knots_to_knots_with_a_continuous_slope() -> None:
     widths, heights, slopes = (p.double() for p in SPLINE.unpack(torch.randn(SPLINE.param_count)))
-    x, y = SPLINE._knots(widths), SPLINE._knots(heights)
+    x, y = knots_of(widths), knots_of(heights)
     assert_close(SPLINE.forward(x, widths, heights, slopes)[0], y)
     assert_close(SPLINE.inverse(y, widths, heights, slopes)[0], x)
     below, above = (SPLINE.forward(x + step, widths, heights, slopes)[1] for step in (-1e-9, 1e-9))

@@ -17,7 +17,8 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("flows", "distributions", "latents"),
     ("guides", "priors", "vae", "check"),
     ("infer",),
-    PLOTTING,
+    ("diagnostics", "report"),
+    ("plots",),
     ("posterior",),
     ("fit", "density"),
 )

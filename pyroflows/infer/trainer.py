@@ -29,7 +29,7 @@ class History:
 
     def window(self, size: int, end: int | None = None) -> list[float]:
         """The finite ELBOs of the last ``size`` steps, or of those before ``end``."""
-        end = len(self.elbo) if end is None else end
+        end = len(self.elbo) if end is None else max(end, 0)
         return [e for e in self.elbo[max(end - size, 0) : end] if math.isfinite(e)]
 
 

@@ -98,18 +98,19 @@ def _forward_walk(
     rows = [w.split(size) for w, size in zip(weights, sizes, strict=True)]
     added = [c.split(size) for c, size in zip(columns, sizes, strict=True)]
     units = [level.split(size) for level, size in zip(levels[1:], sizes, strict=False)]
-    given, found, total = y.T.contiguous().unbind(), levels[0].unbind(), 0.0
+    given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
+    hidden = list(zip(rows, added, units, levels, net.rows, strict=False))
+    last_row, last_added, last_level, last_seen = rows[-1], added[-1], levels[-1], net.rows[-1]
     for i in range(net.input_dim):
-        for k, (row, add, unit) in enumerate(zip(rows[:-1], added[:-1], units, strict=True)):
-            if sizes[k][i]:
-                seen = net.seen(k, i)
-                unit[i].copy_(net.activation(torch.addmm(add[i], row[i][:, :seen], levels[k][:seen])))
-        seen = net.seen(len(units), i)
-        flat = torch.addmm(added[-1][i], rows[-1][i][:, :seen], levels[-1][:seen])
+        for row, add, unit, level, seen in hidden:
+            if len(row[i]):
+                pre = torch.addmm(add[i], row[i][:, : seen[i]], level[: seen[i]])
+                unit[i].copy_(net.activation(pre))
+        flat = torch.addmm(last_added[i], last_row[i][:, : last_seen[i]], last_level[: last_seen[i]])
         x, ladj = bijector.inverse(given[i], *bijector.unpack(flat.T))
         found[i].copy_(x)
-        total = total + ladj
-    return levels[0].T.contiguous(), total
+        ladjs.append(ladj)
+    return levels[0].T.contiguous(), torch.stack(ladjs).sum(0)
 
 
 def _steps(net: MaskedMLP, layer: int) -> list[int]:

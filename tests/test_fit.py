@@ -1,0 +1,294 @@
+"""``fit`` end to end: exact answers, models that learn, minibatches, branches, bad steps, and how it ends."""
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Predictive
+from pyro.infer.autoguide import init_to_value
+from pyro.infer.reparam import NeuTraReparam
+from torch import Tensor, nn
+
+from pyroflows import AutoFlow, Posterior, fit, flows, guides
+
+SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
+quick = partial(fit, flow=flows.full_rank, steps=300, progress=False)
+Y = torch.tensor([1.0, 2.5, 3.0, 0.2])
+
+
+def normal(y: Tensor, *, prior_sd: float = 2.0) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, prior_sd))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def exact(y: Tensor, prior_sd: float = 2.0) -> tuple[float, float, float]:
+    """Mean and sd of the posterior of ``normal``, and its log evidence."""
+    precision = prior_sd**-2 + len(y)
+    covariance = torch.eye(len(y)) + prior_sd**2
+    evidence = dist.MultivariateNormal(torch.zeros(len(y)), covariance).log_prob(y)
+    return y.sum().item() / precision, precision**-0.5, evidence.item()
+
+
+def check(posterior: Posterior, name: str, mean: float, sd: float, within: float = 0.03) -> None:
+    draws = posterior.sample(40_000, seed=0)[name].double()
+    assert abs(draws.mean().item() - mean) < within * sd
+    assert draws.std().item() == pytest.approx(sd, rel=within)
+
+
+@pytest.mark.parametrize("flow", [flows.realnvp, flows.full_rank, flows.iaf, flows.nsf])
+def test_a_normal_mean(flow: Callable) -> None:
+    posterior = quick(normal, Y, flow=flow)
+    mean, sd, evidence = exact(Y)
+    check(posterior, "mu", mean, sd)
+    assert posterior.diagnostics.elbo == pytest.approx(evidence, abs=0.01)
+    assert posterior.diagnostics.log_evidence == pytest.approx(evidence, abs=0.005)
+
+
+def test_keywords_go_to_the_model() -> None:
+    mean, sd, evidence = exact(Y, prior_sd=0.3)
+    posterior = quick(normal, Y, prior_sd=0.3)
+    check(posterior, "mu", mean, sd)
+    assert posterior.diagnostics.elbo == pytest.approx(evidence, abs=0.01)
+
+
+def test_a_linear_regression() -> None:
+    design, sd = torch.stack([torch.ones(20), torch.linspace(3.0, 5.0, 20), torch.randn(20)], dim=-1), 0.5
+    y = design @ torch.tensor([1.0, -2.0, 0.5]) + sd * torch.randn(20)
+
+    def regression() -> None:
+        beta = pyro.sample("beta", dist.Normal(torch.zeros(3), 3.0).to_event(1))
+        pyro.sample("y", dist.Normal(design @ beta, sd).to_event(1), obs=y)
+
+    covariance = torch.linalg.inv(torch.eye(3) / 9 + design.T @ design / sd**2)
+    mean, sds = covariance @ design.T @ y / sd**2, covariance.diagonal().sqrt()
+    evidence = dist.MultivariateNormal(torch.zeros(20), 9 * design @ design.T + sd**2 * torch.eye(20)).log_prob(y)
+    posterior = quick(regression)
+    draws = posterior.sample(40_000, seed=0)["beta"]
+    assert ((draws.mean(0) - mean).abs() < 0.03 * sds).all()
+    assert ((draws.std(0) / sds - 1).abs() < 0.03).all()
+    correlation = covariance / sds.outer(sds)
+    assert correlation[0, 1] < -0.95
+    assert ((draws.T.corrcoef() - correlation).abs() < 0.02).all()
+    assert posterior.diagnostics.elbo == pytest.approx(evidence.item(), abs=0.02)
+
+
+def test_a_coin() -> None:
+    flips = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0])
+
+    def coin() -> None:
+        heads = pyro.sample("heads", dist.Beta(1.0, 2.0))
+        with pyro.plate("flips", 5):
+            pyro.sample("flip", dist.Bernoulli(heads), obs=flips)
+
+    posterior, truth = fit(coin, steps=500, progress=False), dist.Beta(5.0, 3.0)
+    check(posterior, "heads", truth.mean.item(), truth.stddev.item())
+    x = torch.linspace(0.2, 0.9, 8)
+    assert (posterior.log_prob({"heads": x}) - truth.log_prob(x)).abs().max() < 0.05
+    evidence = sum(sign * math.lgamma(a) for a, sign in ((5, 1), (3, 1), (8, -1), (1, -1), (2, -1), (3, 1)))
+    assert posterior.diagnostics.elbo == pytest.approx(evidence, abs=0.01)
+    assert posterior.diagnostics.log_evidence == pytest.approx(evidence, abs=0.005)
+
+
+def best_noise() -> float:
+    """The noise of ``learns`` with the largest evidence."""
+    noise = torch.linspace(0.1, 5.0, 2000).reshape(-1, 1, 1)
+    covariance = noise**2 * torch.eye(4) + 4.0
+    return noise[dist.MultivariateNormal(torch.zeros(4), covariance).log_prob(Y).argmax()].item()
+
+
+class Noise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(1.5))
+        self.frozen = nn.Parameter(torch.tensor(7.0), requires_grad=False)
+
+
+@pytest.mark.parametrize("kind", ["param", "module"])
+def test_a_model_learns_too(kind: str) -> None:
+    net = Noise()
+
+    def learns() -> None:
+        if kind == "module":
+            noise = pyro.module("net", net).log.exp()
+        else:
+            noise = pyro.param("noise", torch.tensor(4.5), constraint=dist.constraints.positive)
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("data", 4):
+            pyro.sample("y", dist.Normal(mu, noise), obs=Y)
+
+    quick(learns, steps=600, lr=0.02)
+    found = net.log.exp() if kind == "module" else pyro.param("noise")
+    assert found.item() == pytest.approx(best_noise(), rel=0.03)
+    assert net.frozen.item() == 7.0
+
+
+def test_a_minibatch_of_observations() -> None:
+    y = torch.linspace(-1.0, 3.0, 40)
+
+    def model(size: int) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("data", 40, subsample_size=size) as rows:
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y[rows])
+
+    mean, sd, _ = exact(y)
+    check(quick(model, 30, steps=600), "mu", mean, sd, within=0.25)
+
+
+def test_a_model_that_branches() -> None:
+    def model() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        pyro.sample("y", dist.Normal(mu if mu > -100.0 else -mu, 1.0), obs=torch.tensor(1.5))
+
+    with pytest.warns(UserWarning, match="runs one by one"):
+        posterior = quick(model, num_particles=4, steps=100)
+    check(posterior, "mu", 1.2, 0.8**0.5, within=0.1)
+
+
+def test_bad_steps_are_dropped_and_counted() -> None:
+    def model() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.factor("hole", torch.where(mu > 3.2, math.nan, 0.0))
+
+    posterior = quick(model, steps=400)
+    bad = posterior.history.bad_steps
+    assert 0 < bad < 80
+    assert sum(map(math.isnan, posterior.history.elbo)) == bad
+    assert abs(posterior.guide.mean()["mu"].item()) < 0.1
+    assert posterior.guide.sd()["mu"].item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_too_many_bad_steps_are_an_error() -> None:
+    def model() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.factor("only here", torch.where(mu == 0.0, 0.0, math.nan))
+
+    guide = AutoFlow(model, SMALL, init_loc_fn=init_to_value(values={"mu": torch.tensor(0.0)}))
+    with pytest.raises(FloatingPointError, match=r"got 50 bad steps of 50 .*: try a smaller lr or init_scale"):
+        fit(model, guide=guide, progress=False)
+    assert all(p.isfinite().all() for p in guide.parameters())
+
+
+def test_the_progress_bar_shows_the_elbo_and_its_trend(capsys: pytest.CaptureFixture) -> None:
+    quick(normal, Y, progress=True)
+    shown = capsys.readouterr().err
+    assert "300/300" in shown
+    assert "affine start, ELBO -" in shown
+    assert "ELBO -7." in shown
+    assert " over 50)" in shown
+    assert "nan" not in shown
+
+
+def test_without_progress_it_is_silent(capsys: pytest.CaptureFixture) -> None:
+    quick(normal, Y, steps=20)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_seed_reproduces_a_fit() -> None:
+    def run(seed: int) -> Posterior:
+        pyro.set_rng_seed(seed)
+        return quick(normal, Y, flow=SMALL, steps=30)
+
+    one, same, other = run(1), run(1), run(2)
+    assert one.history.elbo == same.history.elbo
+    assert all(map(torch.equal, one.guide.parameters(), same.guide.parameters()))
+    assert one.history.elbo != other.history.elbo
+
+
+def funnel() -> None:
+    scale = pyro.sample("scale", dist.Normal(0.0, 1.5))
+    pyro.sample("x", dist.Normal(0.0, scale.exp()))
+
+
+def test_it_ends_when_the_weights_hardly_spread() -> None:
+    history = quick(normal, Y, steps=5000).history
+    assert history.stopped == "the log weights hardly spread"
+    assert len(history.elbo) == len(history.log_weight_sd) < 1000
+
+
+def test_it_ends_when_the_elbo_no_longer_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("pyroflows.fit"), "WINDOW", 100)
+    history = quick(funnel, steps=5000, tolerance=0.3).history
+    assert history.stopped == "the ELBO no longer rises"
+    assert 200 < len(history.elbo) < 2000
+
+
+def test_it_ends_when_all_steps_were_used() -> None:
+    history = quick(funnel, steps=50).history
+    assert history.stopped == "all steps were used"
+    assert len(history.elbo) == 50
+
+
+def test_a_guide_is_trained_further() -> None:
+    guide = AutoFlow(normal, SMALL)
+    first = fit(normal, Y, guide=guide, steps=20, progress=False)
+    assert first.guide is guide
+    parameters = list(guide.parameters())
+    second = fit(normal, 5 + Y, guide=guide, steps=300, progress=False)
+    assert second.guide is guide
+    assert all(p is q for p, q in zip(guide.parameters(), parameters, strict=True))
+    check(second, "mu", *exact(5 + Y)[:2])
+
+
+def test_the_guide_works_wherever_pyro_takes_one() -> None:
+    guide = quick(normal, Y, steps=20).guide
+    draws = Predictive(normal, guide=guide, num_samples=10, parallel=True)(Y)
+    assert draws["mu"].squeeze().shape == (10,)
+    neutra = NeuTraReparam(guide)
+    pyro.poutine.trace(neutra.reparam(normal)).get_trace(Y)
+    assert neutra.transform_sample(torch.zeros(5, 1))["mu"].numel() == 5
+
+
+def test_one_particle_is_enough() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        posterior = quick(normal, Y, num_particles=1, steps=10)
+    assert all(map(math.isfinite, posterior.history.elbo))
+
+
+def test_many_latents_are_fitted_without_the_affine_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(guides, "FULL_RANK_LIMIT", 0)
+    posterior = quick(normal, Y, lr=0.03, progress=True)
+    assert "affine start" not in capsys.readouterr().err
+    check(posterior, "mu", *exact(Y)[:2], within=0.1)
+
+
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_float64_by_default() -> None:
+    posterior = quick(normal, Y.double(), flow=SMALL, steps=100)
+    assert posterior.draws["mu"].dtype == torch.float64
+    assert posterior.diagnostics.elbo == pytest.approx(exact(Y)[2], abs=0.05)
+
+
+def test_a_base_of_ones_own() -> None:
+    posterior = quick(normal, Y, steps=20, base=lambda d: dist.StudentT(5.0, torch.zeros(d), 1.0))
+    assert isinstance(posterior.guide.get_base_dist().base_dist, dist.StudentT)
+
+
+def test_global_state_is_left_alone() -> None:
+    with pyro.validation_enabled(True):
+        quick(normal, Y, steps=10)
+        assert torch.distributions.Distribution._validate_args
+    assert list(pyro.get_param_store()) == []
+
+
+def test_an_unsound_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected continuous latents, got the discrete site 'k'"):
+        fit(lambda: pyro.sample("k", dist.Poisson(1.0)), progress=False)
+    with pytest.raises(ValueError, match="expected a model with latent sites"):
+        fit(lambda: None, progress=False)
