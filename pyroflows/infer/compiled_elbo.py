@@ -193,7 +193,9 @@ class _Step:
 
     def __post_init__(self) -> None:
         store = pyro.get_param_store()
-        self._leaves = [node["value"].unconstrained() for node in self.params]
+        # Within a module's own store, Pyro leaves a parameter that needs no transform as it is.
+        found = [(node["value"], vars(node["value"]).get("unconstrained")) for node in self.params]
+        self._leaves = [value if leaf is None else leaf() for value, leaf in found]
         self._stored = {
             n["name"]: leaf for n, leaf in zip(self.params, self._leaves, strict=True) if n["name"] in store
         }

@@ -1,6 +1,5 @@
 """A function of tensors and its gradients as one graph: Python runs once, the graph is replayed or compiled."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from .compiler import compiled
 from .guard import LIFTS, Guard, Untraceable, reason
 
 # A replay that differs from the function by more than rounding was traced wrongly.
@@ -75,14 +75,7 @@ class Graph:
         Raises:
             RuntimeError: if no compiler works here.
         """
-        from torch import _inductor
-
-        options = _inductor.list_mode_options(mode) if mode else None
-        example = [t.detach() for t in (*self.parameters, *self.closed, *inputs)]
-        with torch.no_grad(), warnings.catch_warnings():
-            # Inductor's imports announce deprecations of torch's own.
-            warnings.simplefilter("ignore")
-            self._run = _inductor.compile(self.module, example, options=options)
+        self._run = compiled(self.module, [*self.parameters, *self.closed, *inputs], mode)
         return self
 
 
