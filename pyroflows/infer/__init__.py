@@ -1,7 +1,7 @@
 """Inference on the log joint of a Pyro model."""
 
 from .compiled_elbo import CompiledTrace_ELBO
-from .graph import Graph, capture
+from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
 from .objectives import log_weights
@@ -15,6 +15,7 @@ __all__ = [
     "Trainer",
     "Untraceable",
     "capture",
+    "flatten",
     "log_joint",
     "log_weights",
 ]

@@ -79,6 +79,48 @@ class Graph:
         return self
 
 
+def flatten(graph: Graph, inputs: Sequence[Tensor] = ()) -> Graph:
+    """The same graph as a function of one vector, with one gradient: fewer, larger tensors are faster.
+
+    Args:
+        graph: a graph whose parameters share dtype and device, not yet compiled.
+        inputs: tensors of the shapes that it was traced with.
+
+    Returns:
+        A graph whose only parameter is the parameters' values laid end to end, as a new leaf. Where the loss does
+        not depend on a parameter its gradient is zero.
+
+    Raises:
+        ValueError: if there are no parameters, or they differ in dtype or device.
+
+    Example:
+        >>> a, b = torch.ones(2, requires_grad=True), torch.ones(1, requires_grad=True)
+        >>> flatten(capture(lambda: (a * 2).sum() + (b * 3).sum()))()
+        (tensor(7.), [tensor([2., 2., 3.])])
+    """
+    kinds = {(p.dtype, p.device) for p in graph.parameters}
+    if len(kinds) != 1:
+        raise ValueError(f"expected parameters of one dtype and device, got {sorted(map(str, kinds))}")
+    sizes = [p.numel() for p in graph.parameters]
+
+    def function(vector: Tensor, *others: Tensor) -> list[Tensor]:
+        parts = [v.view(p.shape) for v, p in zip(vector.split(sizes), graph.parameters, strict=True)]
+        found, count = graph.module(*parts, *others), graph._spec.num_leaves
+        rest = iter(found[count:])
+        own = [next(rest) if used else None for used in graph._used]
+        both = zip(own, parts, strict=False)
+        by_part = [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in both]
+        return [*found[:count], torch.cat(by_part), *(g for g in own[len(parts) :] if g is not None)]
+
+    vector = torch.cat([p.detach().flatten() for p in graph.parameters])
+    with _tracing(inputs), torch.no_grad():
+        module = make_fx(function)(vector, *graph.closed, *_fresh(inputs))
+    _simplify(module.graph)
+    module.recompile()
+    used = [True, *graph._used[len(sizes) :]]
+    return Graph(module, [vector.requires_grad_()], graph.closed, graph._spec, used)
+
+
 def capture(
     function: Callable[..., Any],
     inputs: Sequence[Tensor] = (),
