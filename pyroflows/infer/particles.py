@@ -1,9 +1,7 @@
 """The ELBO of a Pyro model and guide as a function of tensors that can be traced."""
 
-import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pyro import poutine
@@ -14,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
 
 from ..distributions import FlowDistribution
+from .batching import Batched, traceable
 from .guard import Untraceable
 from .signature import replace_tensors
 from .watch import Watch
@@ -61,7 +59,7 @@ class Particles:
             return -self._elbo(draws, args, kwargs)
 
         def one(particle: Tensor) -> Tensor:
-            with _Batched(particle):
+            with Batched(particle):
                 return self._elbo(draws, args, kwargs)
 
         return -torch.func.vmap(one, randomness="different")(torch.zeros(self._num_particles)).mean()
@@ -74,31 +72,6 @@ class Particles:
         log_p = sum(node["log_prob_sum"] for node in model.nodes.values() if node["type"] == "sample")
         log_q = sum(_entropy(node) for node in guide.nodes.values() if node["type"] == "sample")
         return torch.as_tensor(log_p - log_q)
-
-
-class _Batched(TorchFunctionMode):
-    """Gives each particle memory of its own where it asks for some to be filled with random numbers in place.
-
-    vmap refuses ``torch.empty(3).normal_()``, the way torch's distributions draw, as memory that does not depend
-    on the particle is one for all.
-
-    Args:
-        particle: any tensor that vmap runs over.
-    """
-
-    def __init__(self, particle: Tensor) -> None:
-        super().__init__()
-        self._particle = particle
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is Tensor.new and not kwargs and all(isinstance(size, int | tuple) for size in args[1:]):
-            func = Tensor.new_empty
-            args = (args[0], args[1] if isinstance(args[1:2] and args[1], tuple) else args[1:])
-        made = func(*args, **kwargs)
-        if func in (torch.empty, torch.empty_like, Tensor.new_empty):
-            return self._particle.new_empty(made.shape, dtype=made.dtype, device=made.device)
-        return made
 
 
 class _Shared(Messenger):
@@ -115,7 +88,7 @@ class _Shared(Messenger):
 
     def _pyro_sample(self, msg: dict) -> None:
         if self._draws is not None and isinstance(msg["fn"], Distribution):
-            msg["fn"] = _unvalidated(msg["fn"])
+            msg["fn"] = traceable(msg["fn"])
         fn = msg["fn"]
         if msg["done"] or msg["is_observed"] or msg["value"] is not None:
             return
@@ -129,16 +102,6 @@ class _Shared(Messenger):
             parts = ScoreParts(log_prob, 0, log_prob).scale_and_mask(msg["scale"], msg["mask"])
             msg["score_parts"], msg["log_prob"], msg["done"] = parts, parts.log_prob, True
             msg["log_prob_sum"] = parts.log_prob.sum()
-
-
-def _unvalidated(fn: Distribution) -> Distribution:
-    """A distribution that does not branch on values, also if it was made while validation was on."""
-    parts = {key: _unvalidated(value) for key, value in vars(fn).items() if isinstance(value, Distribution)}
-    if not fn._validate_args and all(part is vars(fn)[key] for key, part in parts.items()):
-        return fn
-    twin = copy.copy(fn)
-    vars(twin).update(parts, _validate_args=False)
-    return twin
 
 
 def _entropy(node: dict) -> Tensor:
