@@ -47,34 +47,35 @@ def our_flow(model: Callable) -> AutoFlow:
     return AutoFlow(model, partial(flows.iaf, layers=3, hidden_dims=[64, 64]))
 
 
-def svi_step(make: Callable[[Callable], AutoGuide], elbo: Trace_ELBO, data: list[Tensor]) -> Callable[[], object]:
-    """A step of SVI whose guide keeps its own parameters, whatever other guides do between steps."""
+def svi_steps(make: Callable[[Callable], AutoGuide], elbo: Trace_ELBO, data: list[Tensor]) -> Callable[[int], None]:
+    """Steps of SVI whose guide keeps its own parameters, whatever other guides do in between."""
     guide, state = make(schools), {"params": {}, "constraints": {}}
     svi = SVI(schools, guide, pyro.optim.Adam({"lr": 1e-3}), elbo)
-    store = pyro.get_param_store()
 
-    def step() -> object:
-        with store.scope(state):
-            return svi.step(*data)
+    def run(count: int) -> None:
+        with pyro.get_param_store().scope(state):
+            for _ in range(count):
+                svi.step(*data)
 
-    return step
+    return run
 
 
-def torch_step(make: Callable[[Callable], AutoGuide], elbo: Trace_ELBO, data: list[Tensor]) -> Callable[[], object]:
-    """A step of torch's own optimizer on the module form."""
-    with pyro.settings.context(module_local_params=True):
-        guide = make(schools)
-        loss = elbo(schools, guide)
+def torch_steps(make: Callable[[Callable], AutoGuide], elbo: Trace_ELBO, data: list[Tensor]) -> Callable[[int], None]:
+    """Steps of torch's own optimizer on the module form."""
+    guide, state = make(schools), {"params": {}, "constraints": {}}
+    loss = elbo(schools, guide)
+    with pyro.get_param_store().scope(state):
         loss(*data)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=1e-3, fused=True)
 
-    def step() -> None:
-        with pyro.settings.context(module_local_params=True):
-            optimizer.zero_grad()
-            loss(*data).backward()
-            optimizer.step()
+    def run(count: int) -> None:
+        with pyro.get_param_store().scope(state):
+            for _ in range(count):
+                optimizer.zero_grad()
+                loss(*data).backward()
+                optimizer.step()
 
-    return step
+    return run
 
 
 def measure(name: str, theirs: Callable, ours: Callable, num_particles: int, args: argparse.Namespace) -> list:
@@ -82,27 +83,22 @@ def measure(name: str, theirs: Callable, ours: Callable, num_particles: int, arg
     plain = Trace_ELBO(num_particles, vectorize_particles=True, max_plate_nesting=1)
     replayed = CompiledTrace_ELBO(num_particles, compile=False, strict=True)
     compiled, fused = (CompiledTrace_ELBO(num_particles, strict=True, mode=args.mode) for _ in range(2))
-    steps = {"plain": svi_step(theirs, plain, data)}
+    steps = {"plain": svi_steps(theirs, plain, data)}
     first = {}
     for key, elbo in {"replayed": replayed, "compiled": compiled}.items():
-        steps[key], start = svi_step(ours, elbo, data), clock()
-        steps[key]()
+        steps[key], start = svi_steps(ours, elbo, data), clock()
+        steps[key](1)
         first[key] = clock() - start
-    steps["fused"] = torch_step(ours, fused, data)
-    times = interleaved({key: partial(many, step, args.steps) for key, step in steps.items()}, repeats=args.repeats)
+    steps["fused"] = torch_steps(ours, fused, data)
+    times = interleaved({key: partial(run, args.steps) for key, run in steps.items()}, repeats=args.repeats)
     ms = [1000 * times[key] / args.steps for key in steps]
     return [name, num_particles, *ms, ms[0] / ms[-1], first["replayed"], first["compiled"]]
-
-
-def many(step: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        step()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=30, help="steps in each timing")
+    parser.add_argument("--steps", type=int, default=50, help="steps in each timing")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--mode", default=None, help="as in torch.compile; reduce-overhead uses CUDA graphs")

@@ -17,24 +17,34 @@ def psis(log_weights: Array) -> tuple[Array, float]:
     """Pareto-smoothed importance weights, by ArviZ.
 
     Args:
-        log_weights: shape ``(S,)``, up to a constant.
+        log_weights: shape ``(S,)``, up to a constant; what is not finite counts as a weight of zero.
 
     Returns:
-        Log weights ``(S,)`` that are smoothed and normalised, and the shape k-hat of the fitted tail.
+        Log weights ``(S,)`` that are smoothed and normalised, and the shape k-hat of the fitted tail: ``-inf``
+        for equal weights, ``inf`` where one is NaN or infinite, or none is above zero.
 
     References:
         Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
         https://arxiv.org/abs/1507.02646
     """
+    log_weights = np.asarray(log_weights, dtype=float)
+    found = np.isfinite(log_weights)
+    khat = -np.inf if found.any() and (log_weights < np.inf).all() else np.inf
+    smoothed = np.where(found, log_weights, -np.inf)
+    if len(set(log_weights[found])) > 1:  # ArviZ 1.x does not fit a tail to equal weights
+        smoothed[found], shape = _psislw(log_weights[found])
+        khat = max(khat, float(shape))
+    return smoothed - np.logaddexp.reduce(smoothed), khat
+
+
+def _psislw(log_weights: Array) -> tuple[Array, Array]:
     try:
         from arviz import psislw
-    except ImportError:  # ArviZ 1.x keeps it in arviz_stats
+    except ImportError:  # in ArviZ 1.x it takes the log likelihoods of points left out: log weights, negated
         from arviz_stats.base import array_stats
 
-        psislw = array_stats.psislw
-    smoothed, khat = psislw(np.asarray(log_weights, dtype=float))
-    smoothed = np.asarray(smoothed)
-    return smoothed - np.logaddexp.reduce(smoothed), float(khat)
+        return array_stats.psislw(-log_weights)
+    return psislw(log_weights)
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,12 @@ class Diagnostics:
     @classmethod
     def of(cls, log_weights: Array) -> tuple["Diagnostics", Array]:
         """Computes everything, and the smoothed weights ``(S,)`` that sum to one."""
-        smoothed, khat = psis(log_weights)
-        weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
-        evidence = np.logaddexp.reduce(log_weights) - np.log(count)
-        efficiency = float(1 / np.sum(weights**2) / count)
-        elbo = float(np.mean(log_weights))
+        with np.errstate(invalid="ignore"):  # weights of zero
+            smoothed, khat = psis(log_weights)
+            weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
+            evidence = np.logaddexp.reduce(log_weights) - np.log(count)
+            efficiency = float(1 / np.sum(weights**2) / count)
+            elbo = float(np.mean(log_weights))
         return cls(khat, sd, efficiency, elbo, sd / count**0.5, float(evidence), count), weights
 
     @property

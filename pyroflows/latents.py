@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.utils import helpful_support_errors
@@ -150,7 +151,8 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
     """Compares the supports with those at another point: a guide reads them once."""
     space = LatentSpace.of(trace)
     values, _ = space.constrain(space.start + 0.1)
-    moved = poutine.block(poutine.trace(poutine.condition(model, data=values)).get_trace)(*args, **kwargs)
+    with pyro.validation_enabled(False):  # the density may well be undefined there
+        moved = poutine.block(poutine.trace(poutine.condition(model, data=values)).get_trace)(*args, **kwargs)
     fickle = [name for name, _ in latent_nodes(moved)] + [name for name in values if name not in moved.nodes]
     if fickle:
         raise ValueError(

@@ -86,8 +86,9 @@ def describe(values: NDArray, weights: NDArray | None, levels: Sequence[float]) 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Aligned columns, four significant digits."""
-    width = max(map(len, rows))
-    columns = list(next(iter(rows.values())))
-    lines = [" " * width + "".join(f"{c:>11}" for c in columns)]
-    lines += [f"{label:<{width}}" + "".join(f"{row[c]:>11.4g}" for c in columns) for label, row in rows.items()]
+    first = max(map(len, rows))
+    widths = {c: max(11, len(c) + 2) for c in next(iter(rows.values()))}
+    lines = [" " * first + "".join(f"{c:>{w}}" for c, w in widths.items())]
+    for label, row in rows.items():
+        lines.append(f"{label:<{first}}" + "".join(f"{row[c]:>{w}.4g}" for c, w in widths.items()))
     return "\n".join(lines)

@@ -68,7 +68,7 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
     "inverse": lambda c: tr.Coupling(3, RQSpline(), c, **SMALL).inv,
     "inverse_autoregressive": lambda c: tr.Autoregressive(3, Affine(), c, **SMALL).inv,
-    "compose_mixed": lambda c: tr.Compose([tr.Permute(3), tr.Coupling(3, Affine(), c), tr.LowerTriangular(3)]),
+    "compose_mixed": lambda c: tr.Compose([tr.Coupling(3, Affine()), tr.Permute(3), tr.Coupling(3, RQSpline(), c)]),
     "compose_nested": lambda c: tr.Compose([flows.realnvp(3, c, layers=2, **SMALL).inv, tr.Permute(3)]),
     "compose_tied": lambda c: tr.Compose(2 * [tr.Coupling(2, Shift(), c), tr.Permute(2, "reversed")]),
     "nice": lambda c: flows.nice(3, c, **SMALL),

@@ -229,6 +229,14 @@ def test_rows_subsampled_in_full_are_all_rows() -> None:
     check_model(model)
 
 
+def test_a_density_may_be_undefined_near_the_start() -> None:
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(0.0, 0.05 - x), obs=torch.tensor(0.0))
+
+    check_model(InitMessenger(init_to_value(values={"x": torch.tensor(0.0)}))(model))
+
+
 def test_checking_leaves_no_trace() -> None:
     with poutine.trace() as outer:
         check_model(hierarchy)

@@ -60,11 +60,22 @@ def test_the_protocol_of_torch_runs_the_flow_once(flow: FlowTransform, monkeypat
     assert_close(ladj, flow.call_and_ladj(x)[1])
 
 
+def test_the_same_way_again_is_not_the_way_back(flow: FlowTransform) -> None:
+    x = torch.randn(4, 3)
+    y = flow(x)
+    twice = flow(y)
+    assert twice is not x
+    assert_close(twice, flow(y.clone()))
+
+
 def test_ladj_of_another_pair_is_not_the_remembered_one(flow: FlowTransform) -> None:
     x, other = torch.randn(4, 3), torch.randn(4, 3)
     expected = flow.call_and_ladj(other)[1]
-    flow(x)
-    assert_close(flow.log_abs_det_jacobian(other, flow.inv.inv(other.clone())), expected)
+    y = flow(x)
+    assert_close(flow.log_abs_det_jacobian(other, y), expected)
+    x = flow.inv(y.clone())
+    assert_close(flow.log_abs_det_jacobian(other, y), expected)
+    assert_close(flow.log_abs_det_jacobian(x, other), flow.call_and_ladj(x.clone())[1])
 
 
 @pytest.mark.parametrize("change", [Tensor.clone, Tensor.detach, lambda y: y.mul_(2.0), lambda y: y + 0])

@@ -13,7 +13,7 @@ class Bijector(ABC):
     outside as tensors that broadcast with ``x``: for ``x`` of shape ``(...)`` and ``param_shapes`` of
     ``((), (8,))`` the two parameters have shapes ``(...)`` and ``(..., 8)``. Four laws hold:
 
-    1. everything broadcasts, and value and ladj have the broadcast shape;
+    1. everything broadcasts: the value has the broadcast shape, the ladj one that broadcasts to it;
     2. ladj is ``log |d out / d in|`` of the direction taken;
     3. parameters that are all zero give the identity;
     4. slopes are bounded away from zero and infinity, whatever the parameters.

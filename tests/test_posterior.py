@@ -1,0 +1,227 @@
+"""Posterior: draws, weights, diagnostics, summary, ArviZ and pictures, of guides whose quality is known."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import arviz
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from matplotlib.figure import Figure
+from pyro.infer.autoguide import init_to_value
+from torch import Tensor
+from torch.testing import assert_close
+
+from pyroflows import AutoFlow, Posterior, flows, plots
+from pyroflows.infer import History, LogJoint
+
+Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def schools(y: Tensor, size: int = 3) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("columns", 2, dim=-1):
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with pyro.plate("rows", 3, dim=-2, subsample_size=size) as rows:
+            mean = mu + tau
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y[rows])
+    with pyro.plate("groups", 4):
+        pyro.sample("w", dist.Dirichlet(torch.ones(3)))
+    pyro.sample("count", dist.Poisson(tau.sum()), obs=torch.tensor(3.0))
+
+
+def of(model: object, *args: object, num_draws: int = 500, scale: float = 0.1, **start: Tensor) -> Posterior:
+    """The posterior of a guide that was not trained: a normal around ``start``."""
+    options = {"init_loc_fn": init_to_value(values=start)} if start else {}
+    guide = AutoFlow(model, flows.full_rank, init_scale=scale, **options).setup(*args)
+    history = History(elbo=[-40.0, -35.0, float("nan"), *np.linspace(-34.0, -31.0, 60)], bad_steps=1)
+    return Posterior(guide, LogJoint(model, args, {}, guide.space), history, num_draws=num_draws)
+
+
+def normal() -> None:
+    """A normal latent of sd 1, under a log evidence of -2."""
+    pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.factor("evidence", torch.tensor(-2.0))
+
+
+def about(scale: float, num_draws: int = 4000) -> Posterior:
+    return of(normal, num_draws=num_draws, scale=scale, x=torch.zeros(2))
+
+
+def test_samples_and_densities_are_those_of_the_guide() -> None:
+    posterior = of(schools, Y)
+    draws = posterior.sample(7, seed=3)
+    assert {name: tuple(v.shape) for name, v in draws.items()} == {"mu": (7,), "tau": (7, 2), "w": (7, 4, 3)}
+    assert_close(draws, posterior.guide.sample(7, seed=3))
+    assert posterior.sample()["mu"].shape == (1000,)
+    assert_close(posterior.log_prob(draws), posterior.guide.log_prob(draws))
+
+
+def test_the_draws_are_fixed_and_have_weights() -> None:
+    posterior = of(schools, Y)
+    state = torch.get_rng_state()
+    assert posterior.draws["w"].shape == (500, 4, 3)
+    assert posterior.draws is posterior.draws
+    again = Posterior(posterior.guide, posterior.log_joint, posterior.history, num_draws=500)
+    assert_close(again.draws, posterior.draws)
+    assert posterior.log_weights.shape == posterior.weights.shape == (500,)
+    assert posterior.log_weights.dtype == posterior.weights.dtype == np.float64
+    assert posterior.weights.sum() == pytest.approx(1.0)
+    z = posterior.log_joint.unconstrain(posterior.draws)
+    log_q = posterior.guide.get_posterior().log_prob(z)
+    expected = (posterior.log_joint(z) - log_q).detach().numpy()
+    assert posterior.log_weights == pytest.approx(expected, abs=1e-3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_another_seed_gives_other_draws() -> None:
+    one = of(schools, Y)
+    other = Posterior(one.guide, one.log_joint, one.history, num_draws=300, seed=1)
+    assert other.draws["mu"].shape == (300,)
+    assert not torch.equal(other.draws["mu"], one.draws["mu"][:300])
+
+
+def test_the_exact_posterior_is_recognised() -> None:
+    posterior = about(1.0)
+    assert posterior.log_weights == pytest.approx(-2.0, abs=1e-5)
+    assert posterior.diagnostics.elbo == pytest.approx(-2.0, abs=1e-5)
+    assert posterior.diagnostics.log_evidence == pytest.approx(-2.0, abs=1e-5)
+    assert posterior.weights == pytest.approx(1 / 4000, rel=1e-3)
+    assert posterior.diagnostics.log_weight_sd < 1e-5
+
+
+def test_a_wide_guide_is_usable_with_weights() -> None:
+    posterior = about(1.5)
+    assert posterior.khat < 0.3
+    assert "usable; averages should use the importance weights" in posterior.diagnostics.verdict
+    assert posterior.diagnostics.log_evidence == pytest.approx(-2.0, abs=0.05)
+    raw, weighted = posterior.summary(), posterior.summary(weighted=True)
+    for label in ("x[0]", "x[1]"):
+        assert raw[label]["sd"] == pytest.approx(1.5, rel=0.05)
+        assert weighted[label]["sd"] == pytest.approx(1.0, rel=0.05)
+        assert raw[label]["95%"] == pytest.approx(1.5 * 1.645, rel=0.07)
+        assert weighted[label]["95%"] == pytest.approx(1.645, rel=0.07)
+        assert weighted[label]["mean"] == pytest.approx(0.0, abs=0.07)
+
+
+def test_a_narrow_guide_is_not_trusted() -> None:
+    posterior = about(0.15)
+    assert posterior.khat == posterior.diagnostics.khat > 0.7
+    assert "do not trust these draws" in posterior.diagnostics.verdict
+    assert posterior.diagnostics.elbo < posterior.diagnostics.log_evidence
+
+
+def test_a_close_guide_is_good() -> None:
+    assert "good, the draws can be used as they are" in about(1.1).diagnostics.verdict
+
+
+def test_the_summary_is_a_table_and_a_sentence() -> None:
+    posterior = of(schools, Y, num_draws=2000)
+    summary = posterior.summary(mass=0.5)
+    assert list(summary.rows)[:4] == ["mu", "tau[0]", "tau[1]", "w[0,0]"]
+    assert len(summary.rows) == 1 + 2 + 12
+    assert list(summary["mu"]) == ["mean", "sd", "25%", "75%"]
+    assert summary["tau[1]"]["mean"] == pytest.approx(posterior.draws["tau"][:, 1].mean().item(), rel=1e-4)
+    text = str(summary)
+    assert posterior.diagnostics.verdict in text
+    assert "ELBO" in text
+    assert text.splitlines()[2].startswith("tau[0]")
+    assert repr(posterior).startswith("Posterior of ['mu', 'tau', 'w'] after 63 steps.\nk-hat ")
+
+
+def test_arviz_gets_everything_by_its_name(tmp_path: Path) -> None:
+    posterior = of(schools, Y)
+    data = posterior.to_arviz(coords={"columns": ["left", "right"]}, dims={"w": ["groups", "part"]})
+    assert set(data.groups()) == {"posterior", "sample_stats", "observed_data"}
+    dims = {name: data.posterior[name].dims[2:] for name in data.posterior}
+    assert dims == {"mu": (), "tau": ("columns",), "w": ("groups", "part")}
+    assert data.posterior.sizes == {"chain": 1, "draw": 500, "columns": 2, "groups": 4, "part": 3}
+    assert data.posterior["tau"].sel(columns="right").values == pytest.approx(posterior.draws["tau"][None, :, 1])
+    assert set(data.sample_stats) == {"log_weight", "psis_weight", "khat"}
+    assert data.sample_stats["log_weight"].values[0] == pytest.approx(posterior.log_weights)
+    assert data.sample_stats["psis_weight"].values.sum() == pytest.approx(1.0)
+    assert (data.sample_stats["khat"] == posterior.khat).all()
+    assert data.observed_data["y"].dims == ("rows", "columns")
+    assert (data.observed_data["y"].values == Y.numpy()).all()
+    assert data.observed_data["count"].values.ravel().tolist() == [3.0]
+    data.to_netcdf(str(tmp_path / "posterior.nc"))
+    back = arviz.from_netcdf(str(tmp_path / "posterior.nc"))
+    assert back.posterior["w"].dims == ("chain", "draw", "groups", "part")
+    assert back.posterior.equals(data.posterior)
+    assert back.sample_stats.equals(data.sample_stats)
+
+
+def test_arviz_names_dimensions_without_a_plate() -> None:
+    data = of(schools, Y).to_arviz()
+    assert data.posterior["w"].dims[2:] == ("groups", "w_dim_1")
+    table = arviz.summary(data, kind="stats")
+    assert {"mu", "tau[1]", "w[3, 2]"} <= set(table.index)
+
+
+def test_arviz_does_not_take_a_minibatch_for_the_data() -> None:
+    data = of(schools, Y, 2).to_arviz()
+    assert set(data.observed_data) == {"count"}
+    assert "observed_data" not in about(1.0, 100).to_arviz().groups()
+
+
+def test_plot_loss_shows_the_elbo_of_every_step() -> None:
+    figure = of(schools, Y).plot_loss()
+    assert isinstance(figure, Figure)
+    (ax,) = figure.axes
+    noisy, smooth = (line.get_ydata() for line in ax.lines)
+    assert len(noisy) == 63
+    assert np.isnan(noisy).sum() == 1  # the dropped step
+    assert np.nanmax(smooth) <= -31.0
+    assert np.isfinite(ax.get_ylim()).all()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "nats")
+
+
+@pytest.mark.parametrize("evidence", [-31.0, 0.0])
+def test_plot_elbo_shows_a_known_evidence(evidence: float) -> None:
+    ax = Figure().subplots()
+    figure = plots.plot_elbo(np.linspace(-40.0, -32.0, 1000), evidence, ax)
+    assert figure is ax.figure
+    assert ax.lines[-1].get_ydata() == [evidence, evidence]
+    assert ax.get_ylim()[1] > evidence
+
+
+def test_plot_elbo_survives_a_run_of_dropped_steps() -> None:
+    elbo = np.linspace(-40.0, -32.0, 500)
+    elbo[100:150] = np.nan
+    (ax,) = plots.plot_elbo(elbo).axes
+    smooth = ax.lines[1].get_ydata()
+    assert len(smooth) == 50
+    assert np.isnan(smooth).sum() == 5
+    assert smooth[0] == pytest.approx(elbo[:10].mean())
+
+
+def test_plot_pairs_shows_scalars_against_each_other() -> None:
+    posterior = of(schools, Y)
+    figure = posterior.plot_pairs(["tau", "mu"])
+    assert isinstance(figure, Figure)
+    axes = np.array(figure.axes).reshape(3, 3)
+    assert [ax.get_xlabel() for ax in axes[-1]] == ["tau[0]", "tau[1]", "mu"]
+    assert [ax.get_ylabel() for ax in axes[1:, 0]] == ["tau[1]", "mu"]
+    assert [[ax.axison for ax in row] for row in axes] == np.tri(3, dtype=bool).tolist()
+    assert all(axes[i, i].patches for i in range(3))
+    x, y = axes[2, 0].lines[0].get_data()
+    assert x == pytest.approx(posterior.draws["tau"][:, 0].numpy())
+    assert y == pytest.approx(posterior.draws["mu"].numpy())
+
+
+def test_plot_pairs_stops_at_a_number_of_scalars() -> None:
+    posterior = of(schools, Y)
+    assert len(posterior.plot_pairs().axes) == 36
+    assert len(posterior.plot_pairs(max_scalars=2).axes) == 4
+    assert len(posterior.plot_pairs(["mu"]).axes) == 1
+    with pytest.raises(KeyError, match="nu"):
+        posterior.plot_pairs(["nu"])
