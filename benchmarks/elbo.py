@@ -104,7 +104,8 @@ def main() -> None:
     parser.add_argument("--mode", default=None, help="as in torch.compile; reduce-overhead uses CUDA graphs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.set_default_device(args.device)
+    if args.device != "cpu":  # a default device costs time at every call of torch
+        torch.set_default_device(args.device)
     work = [
         ("AutoNormal", AutoNormal, AutoNormal, 16),
         ("3 x IAF [64, 64] (Pyro: AutoNormalizingFlow)", pyro_flow, our_flow, 1),
