@@ -1,0 +1,48 @@
+"""Inductor on a graph that is already traced: no second tracing by Dynamo, no guards at each call."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+
+def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None = None) -> Callable:
+    """Compiles a graph at once, for tensors of exactly these shapes.
+
+    Args:
+        module: a graph that returns a list of tensors.
+        inputs: all its arguments, as examples.
+        mode: as in ``torch.compile``.
+
+    Returns:
+        A function of the same arguments, to be called under ``torch.no_grad()``.
+
+    Raises:
+        RuntimeError: if no compiler works here.
+    """
+    with warnings.catch_warnings():
+        # Inductor's imports announce deprecations of torch's own.
+        warnings.simplefilter("ignore")
+        from torch import _inductor
+
+        options = _inductor.list_mode_options(mode) if mode else None
+        # Inductor's cache on disk is used only where a context says that no shape is symbolic.
+        fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        examples = [fake.from_tensor(t.detach(), static_shapes=True) for t in inputs]
+        with torch.no_grad(), tracing(TracingContext(fake)):
+            run = _inductor.compile(module, examples, options=options)
+    return _each_call_a_step(run) if options and options.get("triton.cudagraphs") else run
+
+
+def _each_call_a_step(run: Callable) -> Callable:
+    """Tells CUDA graphs that the outputs of the last call may be overwritten."""
+
+    def step(*args: Tensor) -> Sequence[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return run(*args)
+
+    return step

@@ -1,0 +1,265 @@
+"""graph.capture: replays equal the function, what closes over stays live, and what would be wrong is refused."""
+
+import copy
+import random
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyroflows.infer import Graph, Untraceable, capture, flatten
+
+WEIGHT, DATA = torch.tensor([1.0, -2.0, 0.5]), torch.arange(15.0).reshape(5, 3) / 10
+
+
+def same(graph: Graph, function: Callable, leaves: list[Tensor], *inputs: Tensor) -> None:
+    torch.manual_seed(3)
+    loss, gradients = graph(*inputs)
+    torch.manual_seed(3)
+    expected = function(*inputs)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, list(torch.autograd.grad(expected, leaves)))
+
+
+def noisy(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: ((DATA * weight.exp() * torch.tensor(2.0)).sum(-1) + torch.randn(5) + x).square().sum()
+
+
+def test_replay_equals_function_and_draws_anew() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    function = noisy(weight)
+    graph = capture(function, [torch.ones(5)])
+    same(graph, function, [weight], torch.linspace(0, 1, 5))
+    assert graph(torch.ones(5))[0] != graph(torch.ones(5))[0]
+
+
+def test_parameters_and_closed_tensors_stay_live() -> None:
+    weight, data = nn.Parameter(WEIGHT.clone()), DATA.clone()
+
+    def function() -> Tensor:
+        return (data * weight).square().sum()
+
+    graph = capture(function)
+    assert graph.parameters[0] is weight
+    with torch.no_grad():
+        weight.mul_(3)
+        data.add_(1)
+    same(graph, function, [weight])
+    (loss, _), (expected, _) = graph.replay([torch.zeros(3)], []), (torch.tensor(0.0), None)
+    assert loss == expected
+
+
+def test_given_parameters_and_aux() -> None:
+    a, b, c = (torch.tensor([float(i), 1.0], requires_grad=True) for i in range(3))
+
+    def function() -> tuple[Tensor, Tensor]:
+        log_weights = a * b
+        return -log_weights.mean(), {"log_weights": log_weights, "b": b + 1}
+
+    graph = capture(function, parameters=[b, c], has_aux=True)
+    (loss, aux), gradients = graph()
+    torch.testing.assert_close(aux["log_weights"], (a * b).detach())
+    assert not loss.requires_grad
+    torch.testing.assert_close(gradients[0], -a.detach() / 2)
+    assert gradients[1] is None
+    assert graph.closed[0] is a
+
+
+def test_gradients_of_inputs_follow_those_of_parameters() -> None:
+    weight, x = WEIGHT.clone().requires_grad_(), torch.ones(3, requires_grad=True)
+    _, gradients = capture(lambda x: (weight * x).sum(), [x])(x.detach())
+    torch.testing.assert_close(gradients, [torch.ones(3), WEIGHT])
+
+
+def test_without_gradients() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    loss, gradients = capture(lambda: weight.sum(), grad=False)()
+    assert loss == weight.sum()
+    assert all(g is None for g in gradients)
+
+
+def test_tracing_leaves_no_trace() -> None:
+    state, weight = torch.get_rng_state(), WEIGHT.clone().requires_grad_()
+    capture(noisy(weight), [torch.ones(5)])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.distributions.Distribution._validate_args
+    assert weight.grad is None
+
+
+def test_dead_code_is_removed() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+
+    def function() -> Tensor:
+        weight.exp().log().sum()
+        return weight.sum()
+
+    assert "log" not in capture(function).module.code
+
+
+def branch(weight: Tensor) -> Tensor:
+    return weight.sum() if weight.sum() > 0 else -weight.sum()
+
+
+def item(weight: Tensor) -> Tensor:
+    return weight.sum() * weight[0].item()
+
+
+def mask(weight: Tensor) -> Tensor:
+    return weight[weight > 0].sum()
+
+
+def in_place(weight: Tensor, kept: Tensor = torch.zeros(3)) -> Tensor:  # noqa: B008
+    kept.add_(weight.detach())
+    return (kept * weight).sum()
+
+
+def in_place_of_a_view(weight: Tensor, kept: Tensor = torch.zeros(3)) -> Tensor:  # noqa: B008
+    kept[0] = 1.0
+    return (kept * weight).sum()
+
+
+def batch_norm(weight: Tensor, norm: nn.Module = nn.BatchNorm1d(3)) -> Tensor:  # noqa: B008
+    return norm(DATA * weight).square().sum()
+
+
+def python_noise(weight: Tensor) -> Tensor:
+    return weight.sum() * (1 + random.random())
+
+
+def vector(weight: Tensor) -> Tensor:
+    return weight
+
+
+def broken(weight: Tensor) -> Tensor:
+    return weight @ torch.ones(7)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (branch, r"read by Python .* at .*test_graph.py:\d+: replace branches"),
+        (item, "read by Python"),
+        (mask, "read by Python"),
+        (in_place, r"outside, of shape \(3,\), is changed in place"),
+        (in_place_of_a_view, "is changed in place"),
+        (batch_norm, r"changed in place .* call .eval\(\)"),
+        (python_noise, "differs from the function"),
+        (vector, r"expected a scalar tensor as loss, got \(3,\)"),
+        (broken, "test_graph.py"),
+    ],
+)
+def test_refuses(function: Callable, why: str) -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    with pytest.raises(Untraceable, match=why):
+        capture(lambda: function(weight))
+
+
+def test_refused_mutation_has_not_happened() -> None:
+    weight, kept = WEIGHT.clone().requires_grad_(), torch.zeros(3)
+    with pytest.raises(Untraceable):
+        capture(lambda: in_place(weight, kept))
+    assert not kept.any()
+
+
+def test_refuses_a_history_from_outside() -> None:
+    outside = WEIGHT.clone().requires_grad_().exp()
+    with pytest.raises(Untraceable, match="history of its own"):
+        capture(lambda: outside.sum())
+
+
+def test_own_tensors_may_change_in_place() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+
+    def function() -> Tensor:
+        own = torch.zeros(3)
+        own[1] = 2.0
+        return (own.add_(1) * weight).sum()
+
+    same(capture(function), function, [weight])
+
+
+def test_batch_norm_with_fixed_statistics() -> None:
+    norm = nn.BatchNorm1d(3).eval()
+    graph = capture(lambda x: norm(x).square().sum(), [DATA])
+    assert len(graph.parameters) == 2
+    assert len(graph.closed) == 2
+
+
+def test_current_tells_of_other_shapes() -> None:
+    weight = nn.Parameter(WEIGHT.clone())
+    graph = capture(lambda: weight.sum())
+    assert graph.current
+    weight.data = torch.ones(4)
+    assert not graph.current
+
+
+def test_compiled_equals_function() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    graph = capture(lambda x: (weight * x).sin().sum(), [torch.ones(3)]).compile([torch.ones(3)])
+    same(graph, lambda x: (weight * x).sin().sum(), [weight], torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_compiled_noise_is_reproducible() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    graph = capture(lambda: (weight * torch.randn(3)).sum()).compile([])
+    losses = []
+    for seed in (1, 1, 2):
+        pyro.set_rng_seed(seed)
+        losses.append(graph()[0].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_flat_graph_within_a_fused_step(compile: bool) -> None:
+    """How a trainer puts loss, gradients and Adam into one graph of flat vectors."""
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(7, 3)
+    twin = copy.deepcopy(net)
+
+    def losses(x: Tensor) -> tuple[Tensor, Tensor]:
+        each = net(x).square().squeeze(-1)
+        return each.mean(), each
+
+    graph = flatten(capture(losses, [x], has_aux=True), [x])
+
+    def step(flat: Tensor, m: Tensor, v: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, tuple]:
+        (loss, each), (slope,) = graph.replay([flat], [x])
+        m, v, t = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope.square(), t + 1
+        change = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        return loss, (each, flat - 0.01 * change, m, v, t)
+
+    flat = graph.parameters[0].detach()
+    state = (flat, torch.zeros_like(flat), torch.zeros_like(flat), torch.tensor(0.0))
+    fused = capture(step, [*state, x], has_aux=True, grad=False)
+    if compile:
+        fused.compile([*state, x])
+    adam = torch.optim.Adam(twin.parameters(), lr=0.01)
+    for _ in range(5):
+        (_, (each, *state)), _ = fused(*state, x)
+        adam.zero_grad()
+        expected = twin(x).square().squeeze(-1)
+        expected.mean().backward()
+        adam.step()
+        torch.testing.assert_close(each, expected)
+    torch.testing.assert_close(state[0], torch.nn.utils.parameters_to_vector(twin.parameters()))
+
+
+def test_flat_graph_fills_gaps_and_keeps_gradients_of_inputs() -> None:
+    a, b, x = (torch.tensor([float(i), 1.0], requires_grad=True) for i in range(3))
+    graph = flatten(capture(lambda x: (a * x).sum() + b.detach().sum(), [x], parameters=[a, b]), [x])
+    _, gradients = graph(x.detach())
+    torch.testing.assert_close(gradients, [torch.tensor([2.0, 1.0, 0.0, 0.0]), a.detach()])
+
+
+def test_flat_graph_needs_one_dtype() -> None:
+    a, b = torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="one dtype and device, got"):
+        flatten(capture(lambda: (a * b).sum()))
+
+
+def test_numbers_in_the_code_are_part_of_what_is_compiled() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    for number in (2.0, 3.0):
+        graph = capture(lambda number=number: (weight * torch.tensor(number)).sum()).compile([])
+        assert graph()[0] == pytest.approx(-0.5 * number)
