@@ -13,12 +13,14 @@ from tqdm.auto import tqdm
 
 from .flows import realnvp
 from .guides import AutoFlow, init_to_prior
-from .infer import History, LogJoint, Trainer, log_weights
+from .infer import History, LogJoint, SpeedUp, Trainer, log_weights
 from .posterior import Posterior
 from .transforms import FlowTransform, LowerTriangular
 
 # Progress is judged by the mean ELBO of so many steps against that of as many before.
 WINDOW, LOOK = 1000, 100
+# Steps of the affine stage between two whitenings, of which there are ten at most.
+BLOCK = 300
 # Half the variance of the log weights is about the KL divergence left; below this the fit is done.
 SMALL_KL = 0.002
 
@@ -35,6 +37,7 @@ def fit(
     num_particles: int = 64,
     lr: float = 3e-3,
     tolerance: float = 0.002,
+    compile: bool | None = None,
     progress: bool = True,
     **kwargs: object,
 ) -> Posterior:
@@ -52,10 +55,13 @@ def fit(
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
-        steps: most steps of the second stage.
+        steps: most steps of the second stage; the first takes 300 to 3000.
         num_particles: draws behind each gradient.
         lr: learning rate of the second stage.
         tolerance: a rise of the ELBO, in nats over 1000 steps, that still counts.
+        compile: how steps are run. None times the first steps and, where it pays, traces the gradient to one graph,
+            which leaves out Pyro's overhead, or compiles it too; True compiles, which takes up to a minute; False
+            runs plain Pyro throughout. ``history.speed`` and the progress bar say what was done.
         progress: show a progress bar with the ELBO and its trend.
         kwargs: the model's keyword arguments.
 
@@ -84,11 +90,11 @@ def fit(
     extra = _model_parameters(density)
     with pyro.validation_enabled(False), tqdm(total=steps, disable=not progress, unit="step") as bar:
         if isinstance(guide.transform[-1], LowerTriangular):
-            _fit_affine(guide.transform[-1], objective, bar)
+            _fit_affine(guide.transform[-1], objective, compile, bar)
         trainer = Trainer([*guide.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(_reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
-        _fit_flow(trainer, objective, steps, reason, bar)
+        _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
     return Posterior(guide, density, history)
 
 
@@ -106,36 +112,35 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     return list({id(p): p for p in found}.values())
 
 
-def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], bar: tqdm, block: int = 300) -> None:
-    """Fits the affine map alone in blocks, whitening after each, until a block gains little."""
-    last = -math.inf
-    for index in range(10):
-        trainer = Trainer(affine.parameters(), lr=0.02 if index == 0 else 0.01, warmup=20, average=0.98)
-        trainer.done = 0
-        for done in range(block):
-            if done == block // 2:
-                trainer.decay_over(block // 2)
-            trainer.step(objective)
-        trainer.finish()
+def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], compile: bool | None, bar: tqdm) -> None:
+    """Fits the affine map alone in blocks, whitening after each, until a block gains little or only noise."""
+    trainer, last = Trainer(affine.parameters(), lr=0.02, warmup=20, average=0.98), -math.inf
+    # Two more blocks are what can be counted on, too few to compile.
+    speed_up = SpeedUp(trainer, objective, 3 * BLOCK, False if compile is False else None, bar.set_postfix_str)
+    for _ in range(10):
+        for done in range(BLOCK):
+            if done == BLOCK // 2:
+                trainer.decay_over(BLOCK // 2)
+            speed_up.step()
+        trainer.settle()
         affine.whiten_()
-        now = _mean(trainer.history.window(50))
+        trainer.restart(lr=0.01)
+        seen = trainer.history.window(50)
+        now = _mean(seen)
         bar.set_postfix_str(f"affine start, ELBO {now:.2f}")
-        if now - last < 0.05:
-            return
+        noise = math.sqrt(_mean([(e - now) ** 2 for e in seen]) / max(len(seen), 1))
+        if now - last < 0.05 + 2 * noise:
+            break
         last = now
+    trainer.average = 0.0
+    trainer.finish()
 
 
-def _fit_flow(
-    trainer: Trainer,
-    objective: Callable[[], Tensor],
-    steps: int,
-    reason_to_stop: Callable[[History], str],
-    bar: tqdm,
-) -> None:
+def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[History], str], bar: tqdm) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
-    history = trainer.history
+    history, steps = trainer.history, speed_up.steps
     while trainer.done < steps and trainer.left > 0:
-        trainer.step(objective)
+        speed_up.step()
         bar.update()
         if trainer.done % LOOK == 0:
             bar.set_postfix_str(_trend(history))
@@ -165,7 +170,7 @@ def _trend(history: History) -> str:
     size = min(WINDOW, done // 2)
     now, before = _mean(history.window(size)), _mean(history.window(size, done - size))
     dropped = f", {history.bad_steps} bad steps" if history.bad_steps else ""
-    return f"ELBO {now:.3f} ({now - before:+.3f} over {size}){dropped}"
+    return f"ELBO {now:.3f} ({now - before:+.3f} over {size}), {history.speed.split(',')[0]}{dropped}"
 
 
 def _mean(values: list[float]) -> float:

@@ -5,6 +5,7 @@ from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
 from .objectives import log_weights
+from .speed import SpeedUp
 from .trainer import History, Trainer
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Graph",
     "History",
     "LogJoint",
+    "SpeedUp",
     "Trainer",
     "Untraceable",
     "capture",

@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..latents import LatentSpace, Model, check_model, plates_of
+from .guard import Untraceable
 
 
 class LogJoint:
@@ -80,6 +81,8 @@ class LogJoint:
         if not self._one_by_one:
             try:
                 return torch.func.vmap(self._single, randomness="same")(rows)
+            except Untraceable:
+                raise
             except RuntimeError as error:
                 # A model that fails on one row by itself has its own error to show.
                 self._single(rows[0])

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .graph import capture, flatten
+from .guard import Untraceable
+
 # A step is bad when its loss or gradient is not finite; so many in a row, or this share of all, is an error.
 BAD_IN_A_ROW, BAD_SHARE = 50, 0.2
 
@@ -20,12 +23,14 @@ class History:
         log_weight_sd: standard deviation of the log importance weights over the particles.
         bad_steps: how many steps were dropped.
         stopped: why the fit ended.
+        speed: how the steps were run: ``"plain"``, ``"traced"`` or ``"compiled"``, and why if not as asked.
     """
 
     elbo: list[float] = field(default_factory=list)
     log_weight_sd: list[float] = field(default_factory=list)
     bad_steps: int = 0
     stopped: str = ""
+    speed: str = "plain"
 
     def window(self, size: int, end: int | None = None) -> list[float]:
         """The finite ELBOs of the last ``size`` steps, or of those before ``end``."""
@@ -57,11 +62,37 @@ class Trainer:
     ) -> None:
         self._given = list(parameters)
         self.parameters = _flatten(self._given)
-        self.lr, self.warmup, self.clip, self.average = lr, warmup, clip, average
+        self.warmup, self.clip, self.average = warmup, clip, average
         self.history = History() if history is None else history
-        self.adam = torch.optim.Adam(self.parameters, lr=lr)
+        self._graph = None
+        self.restart(lr)
+
+    def restart(self, lr: float) -> None:
+        """Starts anew from where the parameters are, with another learning rate; a graph is kept."""
+        self.lr = lr
+        self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
         self.mean = [p.detach().clone() for p in self.parameters]
         self.done, self._bad_run, self._decay = 0, 0, (math.inf, 1)
+
+    def trace(self, log_weights: Callable[[], Tensor], compile: bool = False) -> None:
+        """Makes the gradient one graph: later steps replay it and do not call ``log_weights`` any more.
+
+        Args:
+            log_weights: as for :meth:`step`.
+            compile: also compile the graph, which takes seconds to minutes.
+
+        Raises:
+            Untraceable: if a graph would not be right; the steps can go on without.
+        """
+        if len(self.parameters) != 1:
+            raise Untraceable("the parameters differ in dtype or device")
+
+        def loss() -> tuple[Tensor, Tensor]:
+            weights = log_weights()
+            return -weights.mean(), weights
+
+        graph = flatten(capture(loss, parameters=self._given, has_aux=True))
+        self._graph = graph.compile([]) if compile else graph
 
     def decay_over(self, steps: int) -> None:
         """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""
@@ -75,10 +106,8 @@ class Trainer:
 
     def step(self, log_weights: Callable[[], Tensor]) -> None:
         """One step up the mean of ``log_weights()``, the particles' ``log p - log q``."""
-        self.adam.zero_grad(set_to_none=False)
-        weights = log_weights()
+        weights = self._gradient(log_weights)
         elbo = weights.mean()
-        (-elbo).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         spread = weights.std() if len(weights) > 1 else weights.new_tensor(math.nan)
         value, spread, norm = torch.stack([elbo, spread, norm]).detach().tolist()
@@ -92,12 +121,28 @@ class Trainer:
         self.history.elbo.append(value)
         self.history.log_weight_sd.append(spread)
 
+    def _gradient(self, log_weights: Callable[[], Tensor]) -> Tensor:
+        """Puts the gradient of the negative ELBO where Adam finds it; returns the log weights."""
+        if self._graph is not None:
+            (_, weights), (gradient,) = self._graph.replay(self.parameters, ())
+            self.parameters[0].grad.copy_(gradient)
+            return weights
+        self.adam.zero_grad(set_to_none=False)
+        weights = log_weights()
+        (-weights.mean()).backward()
+        return weights.detach()
+
     @torch.no_grad()
-    def finish(self) -> None:
-        """Puts the averaged iterates into the parameters, each with memory of its own again."""
+    def settle(self) -> None:
+        """Puts the averaged iterates into the parameters."""
         if self.average:
             for flat, mean in zip(self.parameters, self.mean, strict=True):
                 flat.copy_(mean)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Settles, and gives each parameter memory of its own again."""
+        self.settle()
         for parameter in self._given:
             parameter.data, parameter.grad = parameter.detach().clone(), None
 

@@ -1,0 +1,70 @@
+"""Which way to run the steps of a fit: plain, as a traced graph, or compiled, from what a step costs."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+from torch import Tensor
+
+from .guard import Untraceable
+from .trainer import Trainer
+
+# Steps that are timed before anything is decided.
+PROBE = 15
+# Seconds of plain steps to come from which it pays to trace (costs 1 to 3 s) and to compile (10 to 60 s).
+TRACE_FROM, COMPILE_FROM = 10.0, 60.0
+
+
+class SpeedUp:
+    """Runs a trainer's steps, and speeds them up once it has seen what they cost.
+
+    Args:
+        trainer: what is run.
+        objective: the trainer's log weights.
+        steps: how many steps are to come.
+        compile: None traces or compiles where it pays, True compiles, False does neither.
+        announce: is told what takes long.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        objective: Callable[[], Tensor],
+        steps: int,
+        compile: bool | None,
+        announce: Callable[[str], object],
+    ) -> None:
+        self.trainer, self.objective, self.steps, self.compile = trainer, objective, steps, compile
+        self.announce = announce
+        self._seconds: list[float] = []
+
+    def step(self) -> None:
+        """One step; the first ones are timed."""
+        start = time.perf_counter()
+        self.trainer.step(self.objective)
+        self._seconds.append(time.perf_counter() - start)
+        if len(self._seconds) == PROBE and self.compile is not False:
+            self._decide((self.steps - PROBE) * median(self._seconds))
+
+    def _decide(self, to_come: float) -> None:
+        """Traces or compiles, given the seconds that plain steps would still take."""
+        if self.compile or to_come > COMPILE_FROM:
+            self._change("compiled")
+        elif to_come > TRACE_FROM:
+            self._change("traced")
+
+    def _change(self, speed: str) -> None:
+        compile, history = speed == "compiled", self.trainer.history
+        self.announce("compiling the step" if compile else "tracing the step")
+        try:
+            self.trainer.trace(self.objective, compile)
+        except Untraceable as error:
+            history.speed = f"plain, as it cannot be traced: {error}"
+        except Exception as error:
+            # Compilers fail in many ways, for one where none is installed; the graph is as right without.
+            if not compile:
+                raise
+            self._change("traced")
+            history.speed = f"traced, as it cannot be compiled: {type(error).__name__}"
+        else:
+            history.speed = speed
