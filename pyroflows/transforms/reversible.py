@@ -27,12 +27,17 @@ def reversible_chain(parts: Parts, z: Tensor, context: Tensor | None, inverse: b
 
     Where there is nothing to differentiate, or a compiler, functorch or autocast looks on, it is :func:`chain`.
     """
-    tensors = [tensor for part in parts for tensor in _state(part).values()]
+    tensors = () if is_traced(z) else [tensor for part in parts for tensor in _state(part).values()]
     given = [z, *tensors] if context is None else [z, context, *tensors]
-    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    if not differentiated or is_traced(*given) or torch.is_autocast_enabled(z.device.type):
+    if is_traced(*given) or _is_autocast(z) or not (torch.is_grad_enabled() and any(map(_moves, given))):
         return chain(parts, z, context, inverse)
     return _Reversible.apply(parts, inverse, z, context, *tensors)
+
+
+def _is_autocast(z: Tensor) -> bool:
+    """Whether products are rounded more than ``z`` is, so that nothing can be recomputed from it."""
+    kind = z.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 class _Reversible(torch.autograd.Function):
