@@ -17,13 +17,13 @@ class Compose(FlowTransform):
 
     With ``reversible=True`` a call keeps only its output and the context for the backward pass, rather than
     what every part computed: memory for gradients does not grow with depth. The backward pass recomputes each
-    part's input from its output, at the price of one more pass in each direction. Gradients are those of the
-    ordinary way up to rounding, which adds up over the parts (see the docs, Performance). Under ``vmap``,
-    ``torch.compile`` and autocast the ordinary way is taken. Parts must not be random.
+    part's input from its output, so that a step takes about twice as long. The gradient is then as exact as
+    the round trip ``flow.inv(flow(x))``: in single precision rounding adds up over the parts. Parts must not be
+    random. Under ``torch.compile``, ``vmap`` and autocast the option changes nothing.
 
     Args:
         transforms: the parts, from the base to the data.
-        reversible: whether to trade time for memory.
+        reversible: trades time for memory; needs parts that are fast both ways.
 
     Raises:
         ValueError: if there is no part, sizes differ between parts, or ``reversible`` is asked of parts that
