@@ -1,6 +1,6 @@
 """The registry that the laws are tested on, name -> constructor, and the flows of other tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 
@@ -32,6 +32,11 @@ def moved(flow: tr.FlowTransform, by: float = 0.3) -> tr.FlowTransform:
     for parameter in flow.parameters():
         parameter.data.add_(by * torch.randn_like(parameter))
     return flow
+
+
+def reversible(parts: Iterable[tr.FlowTransform]) -> tr.Compose:
+    """The same parts, without a graph of each."""
+    return tr.Compose(parts, reversible=True)
 
 
 def _build(structure: str, bijector: str, context_dim: int) -> tr.FlowTransform:
@@ -71,6 +76,10 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "compose_mixed": lambda c: tr.Compose([tr.Coupling(3, Affine()), tr.Permute(3), tr.Coupling(3, RQSpline(), c)]),
     "compose_nested": lambda c: tr.Compose([flows.realnvp(3, c, layers=2, **SMALL).inv, tr.Permute(3)]),
     "compose_tied": lambda c: tr.Compose(2 * [tr.Coupling(2, Shift(), c), tr.Permute(2, "reversed")]),
+    "compose_reversible": lambda c: reversible(flows.realnvp(4, c, layers=3, **SMALL)),
+    "compose_reversible_nsf": lambda c: reversible(flows.nsf(3, c, layers=2, **SMALL)),
+    "compose_reversible_tied": lambda c: tr.Compose(2 * [tr.Coupling(3, Affine(), c), tr.Permute(3)], reversible=True),
+    "compose_reversible_nested": lambda c: reversible([tr.Permute(3), reversible(flows.nice(3, c, **SMALL)).inv]),
     "nice": lambda c: flows.nice(3, c, **SMALL),
     "nice_1d": lambda c: flows.nice(1, c, **SMALL),
     "nice_net": lambda c: flows.nice(3, c, layers=2, net=nn.Linear),

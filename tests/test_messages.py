@@ -164,6 +164,10 @@ CONSTRUCTORS: dict[str, tuple[Callable, str]] = {
         lambda: tr.Compose([HEARING, tr.Affine(3, 1)]),
         r"one context_dim \(or 0\), got \[2, 1\]",
     ),
+    "compose_reversible": (
+        lambda: tr.Compose([PLAIN, tr.Autoregressive(3, Affine())], reversible=True),
+        r"reversible=True, got \['Autoregressive'\] that are slow one way: use couplings, or",
+    ),
     "nice": (lambda: flows.nice(3, layers=1), "expected layers >= 2, got 1: one coupling leaves half"),
     "realnvp": (lambda: flows.realnvp(3, layers=1), "expected layers >= 2, got 1"),
     "nsf": (lambda: flows.nsf(3, layers=1), "expected layers >= 2, got 1"),

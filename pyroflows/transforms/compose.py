@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import FlowTransform
+from .reversible import chain, reversible_chain
 
 
 class Compose(FlowTransform):
@@ -14,11 +15,19 @@ class Compose(FlowTransform):
     Parts with a ``context_dim`` all get the same context, parts without get none. Both directions cost the
     sum of the parts'.
 
+    With ``reversible=True`` a call keeps only its output and the context for the backward pass, rather than
+    what every part computed: memory for gradients does not grow with depth. The backward pass recomputes each
+    part's input from its output, so that a step takes about twice as long. The gradient is then as exact as
+    the round trip ``flow.inv(flow(x))``: in single precision rounding adds up over the parts. Parts must not be
+    random. Under ``torch.compile``, ``vmap`` and autocast the option changes nothing.
+
     Args:
         transforms: the parts, from the base to the data.
+        reversible: trades time for memory; needs parts that are fast both ways.
 
     Raises:
-        ValueError: if there is no part, or sizes differ between parts.
+        ValueError: if there is no part, sizes differ between parts, or ``reversible`` is asked of parts that
+            are not fast both ways.
         TypeError: if a part is not a :class:`FlowTransform`.
 
     Example:
@@ -29,21 +38,23 @@ class Compose(FlowTransform):
         torch.Size([2, 4])
     """
 
-    def __init__(self, transforms: Iterable[FlowTransform]) -> None:
+    def __init__(self, transforms: Iterable[FlowTransform], *, reversible: bool = False) -> None:
         transforms = list(transforms)
-        _check_parts(transforms)
+        _check_parts(transforms, reversible)
         super().__init__(transforms[0].input_dim, max(t.context_dim for t in transforms))
         self.transforms = nn.ModuleList(transforms)
         self.batch_shape = torch.broadcast_shapes(*(t.batch_shape for t in transforms))
         slow = {t.fast for t in transforms} - {"both"}
         self.fast = "neither" if len(slow) > 1 else slow.pop() if slow else "both"
+        self.reversible = reversible
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        total: Tensor | float = 0.0
-        for part in reversed(self.transforms) if inverse else self.transforms:
-            z, ladj = part._map(z, context if part.context_dim else None, inverse)
-            total = total + ladj
-        return z, total
+        parts = list(reversed(self.transforms)) if inverse else list(self.transforms)
+        return (reversible_chain if self.reversible else chain)(parts, z, context, inverse)
+
+    def extra_repr(self) -> str:
+        """Sizes, and whether it is reversible."""
+        return super().extra_repr() + (", reversible=True" if self.reversible else "")
 
     def __len__(self) -> int:
         return len(self.transforms)
@@ -55,7 +66,7 @@ class Compose(FlowTransform):
         return self.transforms[index]
 
 
-def _check_parts(transforms: list) -> None:
+def _check_parts(transforms: list, reversible: bool) -> None:
     if not transforms:
         raise ValueError("Compose expected at least one transform, got none")
     for part in transforms:
@@ -67,3 +78,9 @@ def _check_parts(transforms: list) -> None:
     contexts = [t.context_dim for t in transforms]
     if len(set(contexts) - {0}) > 1:
         raise ValueError(f"Compose expected parts of one context_dim (or 0), got {contexts}")
+    slow = [type(t).__name__ for t in transforms if t.fast != "both"]
+    if reversible and slow:
+        raise ValueError(
+            f"Compose expected parts with fast='both' for reversible=True, got {slow} that are slow one way: "
+            f"use couplings, or leave reversible=False"
+        )
