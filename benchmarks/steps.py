@@ -99,6 +99,7 @@ DENSITY_HEADERS = ("flow", "library", "ms", "ratio to flowjax", "first call, s")
 
 def density(name: str, jax: JaxProcess, args: argparse.Namespace) -> Iterable[list]:
     """One line for each library that has this flow."""
+    torch.compiler.reset()  # else a library's second flow may reuse what its first compiled
     x, steps, first = torch.randn(BATCH, DIM), {"flowjax": jax.steps(name)}, {}
     ours, zukos = OURS[name], ZUKO[name]
     steps["pyroflows, eager"] = training(*ours(), x)
