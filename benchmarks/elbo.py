@@ -78,21 +78,34 @@ def torch_steps(make: Callable[[Callable], AutoGuide], elbo: Trace_ELBO, data: l
     return run
 
 
-def measure(name: str, theirs: Callable, ours: Callable, num_particles: int, args: argparse.Namespace) -> list:
+def prepare(
+    theirs: Callable, ours: Callable, num_particles: int, args: argparse.Namespace
+) -> tuple[dict[str, Callable[[int], None]], dict[str, float]]:
+    """Steps by kind, and the seconds of the first step of ours."""
     data = [Y.to(args.device), SD.to(args.device)]
     plain = Trace_ELBO(num_particles, vectorize_particles=True, max_plate_nesting=1)
     replayed = CompiledTrace_ELBO(num_particles, compile=False, strict=True)
     compiled, fused = (CompiledTrace_ELBO(num_particles, strict=True, mode=args.mode) for _ in range(2))
-    steps = {"plain": svi_steps(theirs, plain, data)}
-    first = {}
+    steps, first = {"plain": svi_steps(theirs, plain, data)}, {}
     for key, elbo in {"replayed": replayed, "compiled": compiled}.items():
         steps[key], start = svi_steps(ours, elbo, data), clock()
         steps[key](1)
         first[key] = clock() - start
-    steps["fused"] = torch_steps(ours, fused, data)
+    return {**steps, "fused": torch_steps(ours, fused, data)}, first
+
+
+def measure(name: str, theirs: Callable, ours: Callable, num_particles: int, args: argparse.Namespace) -> list:
+    steps, first = prepare(theirs, ours, num_particles, args)
     times = interleaved({key: partial(run, args.steps) for key, run in steps.items()}, repeats=args.repeats)
     ms = [1000 * times[key] / args.steps for key in steps]
     return [name, num_particles, *ms, ms[0] / ms[-1], first["replayed"], first["compiled"]]
+
+
+WORK = [
+    ("AutoNormal", AutoNormal, AutoNormal, 16),
+    ("3 x IAF [64, 64] (Pyro: AutoNormalizingFlow)", pyro_flow, our_flow, 1),
+    ("3 x IAF [64, 64] (Pyro: AutoNormalizingFlow)", pyro_flow, our_flow, 64),
+]
 
 
 def main() -> None:
@@ -106,12 +119,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.device != "cpu":  # a default device costs time at every call of torch
         torch.set_default_device(args.device)
-    work = [
-        ("AutoNormal", AutoNormal, AutoNormal, 16),
-        ("3 x IAF [64, 64] (Pyro: AutoNormalizingFlow)", pyro_flow, our_flow, 1),
-        ("3 x IAF [64, 64] (Pyro: AutoNormalizingFlow)", pyro_flow, our_flow, 64),
-    ]
-    print(table(HEADERS, [measure(*row, args) for row in work]))
+    print(table(HEADERS, [measure(*row, args) for row in WORK]))
 
 
 if __name__ == "__main__":
