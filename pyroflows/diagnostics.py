@@ -11,6 +11,8 @@ Array = NDArray[np.floating]
 KHAT_LIMIT = 0.7
 # Log weights that spread by less than this, in nats, make draws that need no weights.
 CLOSE = 0.3
+# Below this the tail of the weights is rounding, and k-hat means nothing.
+EXACT = 0.01
 
 
 def psis(log_weights: Array) -> tuple[Array, float]:
@@ -60,6 +62,7 @@ class Diagnostics:
         elbo_error: its standard error.
         log_evidence: importance sampling estimate of the log evidence, in nats.
         draws: number of draws.
+        minibatch: the weights are from one random part of the data, and so is all of the above.
     """
 
     khat: float
@@ -69,9 +72,10 @@ class Diagnostics:
     elbo_error: float
     log_evidence: float
     draws: int
+    minibatch: bool = False
 
     @classmethod
-    def of(cls, log_weights: Array) -> tuple["Diagnostics", Array]:
+    def of(cls, log_weights: Array, minibatch: bool = False) -> tuple["Diagnostics", Array]:
         """Computes everything, and the smoothed weights ``(S,)`` that sum to one."""
         with np.errstate(invalid="ignore"):  # weights of zero
             smoothed, khat = psis(log_weights)
@@ -79,11 +83,18 @@ class Diagnostics:
             evidence = np.logaddexp.reduce(log_weights) - np.log(count)
             efficiency = float(1 / np.sum(weights**2) / count)
             elbo = float(np.mean(log_weights))
-        return cls(khat, sd, efficiency, elbo, sd / count**0.5, float(evidence), count), weights
+        return cls(khat, sd, efficiency, elbo, sd / count**0.5, float(evidence), count, minibatch), weights
 
     @property
     def verdict(self) -> str:
         """One sentence on what the k-hat and the spread of the log weights mean, and what to do."""
+        if self.minibatch:
+            return (
+                "judged on one random minibatch: k-hat, ELBO and evidence are not those of all the data. Score with "
+                "all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
+            )
+        if self.log_weight_sd < EXACT:
+            return f"sd(log w) {self.log_weight_sd:.1e}: good, the weights are equal up to rounding."
         small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
         found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
         if small and close:

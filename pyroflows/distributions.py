@@ -86,8 +86,6 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
-        if self._validate_args:
-            self._validate_sample(value)
         x, ladj = self.transform.inv.call_and_ladj(value)
         return self.base.log_prob(x) + ladj
 
@@ -112,7 +110,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return self.base.base_dist
 
     def __repr__(self) -> str:
-        return f"FlowDistribution(base={self.base}, transform={self.transform})"
+        return f"FlowDistribution(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
 
 
 def standard_normal(transform: FlowTransform) -> Independent:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from .flows import realnvp
 from .guides import AutoFlow, init_to_prior
 from .infer import History, LogJoint, SpeedUp, Trainer, log_weights
+from .latents import LatentSpace
 from .posterior import Posterior
 from .transforms import FlowTransform, LowerTriangular
 
@@ -51,7 +52,8 @@ def fit(
         model: a Pyro model with continuous latents; it need not be vectorised over particles.
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
-        guide: an ``AutoFlow`` to train further instead of a new one.
+        guide: an ``AutoFlow`` of the same model to train further; the next three arguments and ``flow`` are for new
+            ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
@@ -63,7 +65,7 @@ def fit(
             which leaves out Pyro's overhead, or compiles it too; True compiles, which takes up to a minute; False
             runs plain Pyro throughout. ``history.speed`` and the progress bar say what was done.
         progress: show a progress bar with the ELBO and its trend.
-        kwargs: the model's keyword arguments.
+        kwargs: the model's keyword arguments; use ``functools.partial(model, ...)`` for names that ``fit`` takes.
 
     Returns:
         The posterior, with draws, diagnostics, ArviZ and plots.
@@ -82,20 +84,39 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
+    for name, value in (("steps", steps), ("num_particles", num_particles)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"fit expected {name} to be a whole number from 1 on, got {value!r}")
+    fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     if guide is None:
-        guide = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
+        guide = fresh
     guide.setup(*args, **kwargs)
+    if guide is not fresh:
+        _check_guide(guide, fresh.model, args, kwargs)
     density, history = LogJoint(model, args, kwargs, guide.space), History()
     objective = partial(_objective, guide, density, num_particles)
     extra = _model_parameters(density)
-    with pyro.validation_enabled(False), tqdm(total=steps, disable=not progress, unit="step") as bar:
+    with (
+        pyro.validation_enabled(False),
+        torch.enable_grad(),
+        tqdm(total=steps, disable=not progress, unit="step") as bar,
+    ):
         if isinstance(guide.transform[-1], LowerTriangular):
-            _fit_affine(guide.transform[-1], objective, compile, bar)
+            history.bad_steps += _fit_affine(guide.transform[-1], objective, compile, bar)
         trainer = Trainer([*guide.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(_reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
     return Posterior(guide, density, history)
+
+
+def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises unless the guide was set up for the latents of this model."""
+    with pyro.validation_enabled(False):  # only names and shapes matter here
+        space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*args, **kwargs))
+    own, wanted = ({s.name: tuple(s.shape) for s in found.sites} for found in (guide.space, space))
+    if own != wanted:
+        raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
 
 
 def _objective(guide: AutoFlow, density: LogJoint, num_particles: int) -> Tensor:
@@ -112,8 +133,11 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     return list({id(p): p for p in found}.values())
 
 
-def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], compile: bool | None, bar: tqdm) -> None:
-    """Fits the affine map alone in blocks, whitening after each, until a block gains little or only noise."""
+def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], compile: bool | None, bar: tqdm) -> int:
+    """Fits the affine map alone in blocks, whitening after each, until a block gains little or only noise.
+
+    Returns the number of dropped steps.
+    """
     trainer, last = Trainer(affine.parameters(), lr=0.02, warmup=20, average=0.98), -math.inf
     # Two more blocks are what can be counted on, too few to compile.
     speed_up = SpeedUp(trainer, objective, 3 * BLOCK, False if compile is False else None, bar.set_postfix_str)
@@ -134,6 +158,7 @@ def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], compil
         last = now
     trainer.average = 0.0
     trainer.finish()
+    return trainer.history.bad_steps
 
 
 def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[History], str], bar: tqdm) -> None:

@@ -79,6 +79,11 @@ class AutoFlow(AutoContinuous):
         init_scale: float | Tensor = 0.1,
         base: Distribution | Callable[[int], Distribution] | None = None,
     ) -> None:
+        if isinstance(flow, FlowTransform) or not callable(flow):
+            raise TypeError(
+                f"AutoFlow expected flow to be a function of the number of latents, for example "
+                f"functools.partial(flows.realnvp, layers=4), got {type(flow).__name__}"
+            )
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._make = (flow, init_scale, base)
 

@@ -39,7 +39,8 @@ class Posterior:
 
     def log_prob(self, samples: dict[str, Tensor]) -> Tensor:
         """The posterior's log density at values of all sites, of shape ``(...)``."""
-        return self.guide.log_prob(samples)
+        with torch.no_grad():
+            return self.guide.log_prob(samples)
 
     @functools.cached_property
     def draws(self) -> dict[str, Tensor]:
@@ -59,7 +60,7 @@ class Posterior:
 
     @functools.cached_property
     def _judged(self) -> tuple[Diagnostics, NDArray]:
-        return Diagnostics.of(self.log_weights)
+        return Diagnostics.of(self.log_weights, self.log_joint.minibatch)
 
     @property
     def diagnostics(self) -> Diagnostics:
@@ -74,6 +75,10 @@ class Posterior:
     @property
     def weights(self) -> NDArray:
         """PSIS weights of the fixed draws, shape ``(num_draws,)``, summing to one."""
+        if self.log_joint.minibatch:
+            raise ValueError(
+                f"expected a log joint of all the data, got one of a minibatch: {self.diagnostics.verdict}"
+            )
         return self._judged[1]
 
     def summary(self, *, weighted: bool = False, mass: float = 0.9) -> report.Summary:
@@ -84,6 +89,8 @@ class Posterior:
             mass: probability inside the interval.
         """
         draws = {name: value.cpu().numpy() for name, value in self.draws.items()}
+        if not 0 < mass < 1:
+            raise ValueError(f"expected a mass between 0 and 1, got {mass}")
         weights = self.weights if weighted else None
         return report.summarize(draws, weights, mass, str(self.diagnostics))
 
@@ -99,8 +106,10 @@ class Posterior:
         Returns:
             ``InferenceData`` with ArviZ 0.x, an xarray ``DataTree`` with 1.x.
         """
-        stats = {"log_weight": self.log_weights, "psis_weight": self.weights}
-        stats["khat"] = np.full(self.num_draws, self.khat)
+        stats = {}
+        if not self.log_joint.minibatch:
+            stats = {"log_weight": self.log_weights, "psis_weight": self.weights}
+            stats["khat"] = np.full(self.num_draws, self.khat)
         observed = self.log_joint.observed()
         groups = {
             "posterior": {name: value.cpu().numpy()[None] for name, value in self.draws.items()},

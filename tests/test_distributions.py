@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cases import SMALL, moved
 from pyroflows import flows
-from pyroflows.bijectors import LeakyReLU, RQSpline
+from pyroflows.bijectors import LeakyReLU
 from pyroflows.distributions import FlowDistribution, standard_normal
 from pyroflows.transforms import Affine, Compose, Elementwise, FlowTransform, Permute
 
@@ -142,9 +142,9 @@ def test_support_and_validation() -> None:
     density = FlowDistribution(transform=flows.nsf(2, layers=2, **SMALL))
     assert density.support.event_dim == 1
     assert density.support.check(torch.randn(4, 2)).shape == (4,)
-    with pytest.raises(ValueError, match="to be within the support"):
+    with pytest.raises(ValueError, match="expected numbers, got NaN in 1 of 2 places"):
         density.log_prob(torch.tensor([0.0, torch.nan]))
-    with pytest.raises(ValueError, match=r"event shape|size"):
+    with pytest.raises(ValueError, match=r"expected an input of shape"):
         density.log_prob(torch.zeros(3))
 
 
@@ -225,12 +225,6 @@ def test_base_follows_the_dtype_and_device_of_the_transform() -> None:
     assert standard_normal(Permute(2)).sample().dtype == torch.get_default_dtype()
     frozen = Compose([Permute(2), Affine(2).double()])
     assert FlowDistribution(transform=frozen).sample().dtype == torch.float64
-
-
-def test_repr_names_base_and_transform() -> None:
-    shown = repr(FlowDistribution(transform=Elementwise(2, RQSpline())))
-    assert shown.startswith("FlowDistribution(base=Independent(Normal(")
-    assert "transform=Elementwise(" in shown
 
 
 def test_a_net_with_dropout_scores_what_it_sampled() -> None:

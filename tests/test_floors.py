@@ -15,12 +15,12 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("bijectors",),
     ("transforms",),
     ("flows", "distributions", "latents"),
-    ("guides", "priors", "vae", "check"),
+    ("guides", "check"),
     ("infer",),
     ("diagnostics", "report"),
     ("plots",),
     ("posterior",),
-    ("fit", "density"),
+    ("fit",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {str(f.relative_to(PACKAGE)): f for f in sorted(PACKAGE.rglob("*.py"))}

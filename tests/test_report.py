@@ -109,7 +109,7 @@ def test_the_exact_posterior_has_equal_weights() -> None:
         found, weights = Diagnostics.of(np.full(4000, -3.0))
     assert weights == pytest.approx(np.full(4000, 1 / 4000))
     assert found.khat == -np.inf
-    assert found.verdict == "k-hat -inf < 0.7: good, the draws can be used as they are."
+    assert found.verdict == "sd(log w) 0.0e+00: good, the weights are equal up to rounding."
     assert (found.elbo, found.log_evidence) == pytest.approx((-3.0, -3.0))
     assert found.efficiency == pytest.approx(1.0)
 

@@ -40,6 +40,7 @@ class LogJoint:
             space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*args, **kwargs))
         self.space = space
         self._names = {site.name for site in space.sites}
+        self.minibatch = self._subsampled()
         self._one_by_one = False
 
     @property
@@ -76,6 +77,13 @@ class LogJoint:
             if isinstance(node["value"], Tensor) and node["value"].numel():
                 found[name] = node["value"].cpu().numpy(), plates_of(node)
         return found
+
+    def _subsampled(self) -> bool:
+        """Whether each call sees a random part of the data."""
+        with torch.no_grad(), _unvalidated():
+            trace = self._trace(self.constrain(self.space.start))
+        frames = (f for node in trace.nodes.values() for f in node.get("cond_indep_stack") or ())
+        return any(f.full_size not in (None, f.size) for f in frames)
 
     def _rows(self, rows: Tensor) -> Tensor:
         if not self._one_by_one:

@@ -72,7 +72,7 @@ class Trainer:
         self.lr = lr
         self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
         self.mean = [p.detach().clone() for p in self.parameters]
-        self.done, self._bad_run, self._decay = 0, 0, (math.inf, 1)
+        self.done, self._bad, self._bad_run, self._decay = 0, 0, 0, (math.inf, 1)
 
     def trace(self, log_weights: Callable[[], Tensor], compile: bool = False) -> None:
         """Makes the gradient one graph: later steps replay it and do not call ``log_weights`` any more.
@@ -161,10 +161,11 @@ class Trainer:
         self.history.elbo.append(math.nan)
         self.history.log_weight_sd.append(math.nan)
         self.history.bad_steps += 1
+        self._bad += 1
         self._bad_run += 1
-        if self._bad_run >= BAD_IN_A_ROW or self.history.bad_steps > max(BAD_IN_A_ROW, BAD_SHARE * self.done):
+        if self._bad_run >= BAD_IN_A_ROW or self._bad > max(BAD_IN_A_ROW, BAD_SHARE * self.done):
             raise FloatingPointError(
-                f"expected finite ELBO and gradients, got {self.history.bad_steps} bad steps of {self.done} (the last "
+                f"expected finite ELBO and gradients, got {self._bad} bad steps of {self.done} (the last "
                 f"ELBO was {value}): try a smaller lr or init_scale, float64 (torch.set_default_dtype), or look for a "
                 f"log density that is infinite or NaN where the prior is not"
             )

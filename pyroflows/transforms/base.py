@@ -152,11 +152,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
                 f"{self._name} expected an input of shape (..., {self.input_dim}), got {tuple(z.shape)}: "
                 f"the last dimension is the vector, all before it are batch"
             )
-        if Distribution._validate_args and not is_traced(z) and z.device.type != "meta" and z.isnan().any():
-            raise ValueError(
-                f"{self._name} expected numbers, got NaN in {int(z.isnan().sum())} of {z.numel()} places: "
-                f"drop or impute them, or look for the step that made them"
-            )
+        _check_numbers(self._name, "numbers", z)
 
     def _check_context(self, context: Tensor | None) -> None:
         if context is None:
@@ -171,8 +167,10 @@ class FlowTransform(TransformModule, ConditionalTransform):
         _check_floating(self._name, "a context", context)
         if context.dim() == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
-                f"{self._name} expected a context of shape (..., {self.context_dim}), got {tuple(context.shape)}"
+                f"{self._name} expected a context of shape (..., {self.context_dim}), got {tuple(context.shape)}: "
+                f"its last dimension is the context_dim that the transform was made with"
             )
+        _check_numbers(self._name, "numbers as context", context)
 
 
 class Inverse(FlowTransform):
@@ -226,3 +224,11 @@ def _check_floating(name: str, what: str, value: Tensor) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} expected {what} that is a floating-point tensor, got {got}: convert it first")
+
+
+def _check_numbers(name: str, what: str, value: Tensor) -> None:
+    if Distribution._validate_args and not is_traced(value) and value.device.type != "meta" and value.isnan().any():
+        raise ValueError(
+            f"{name} expected {what}, got NaN in {int(value.isnan().sum())} of {value.numel()} places: "
+            f"drop or impute them, or look for the step that made them"
+        )
