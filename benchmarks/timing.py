@@ -22,10 +22,17 @@ def interleaved(
     for _ in range(repeats + 1):
         for name, call in calls.items():
             if sum(seconds[name]) < budget:
-                start = clock()
-                call()
-                seconds[name].append(clock() - start)
+                seconds[name].append(turn(call))
     return {name: median(spent[1:] or spent) for name, spent in seconds.items()}
+
+
+def turn(call: Callable[[], object], least: float = 0.03) -> float:
+    """Seconds of one call, a mean over as many as take ``least`` seconds: a short call is not timed cold."""
+    start, count, spent = clock(), 0, 0.0
+    while spent < least:
+        call()
+        count, spent = count + 1, clock() - start
+    return spent / count
 
 
 def clock() -> float:

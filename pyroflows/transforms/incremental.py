@@ -16,6 +16,7 @@ from torch.func import vjp
 
 from ..bijectors import Bijector
 from ..nets import MaskedMLP
+from ..numeric import is_traced
 
 Tensors = Sequence[Tensor]
 
@@ -28,7 +29,9 @@ def invert(net: MaskedMLP, bijector: Bijector, y: Tensor, context: Tensor | None
     """
     weights, offsets = net.weights(), net.offsets(context)
     batch = torch.broadcast_shapes(y.shape[:-1], offsets[0].shape[:-1])
-    first = offsets[0].expand(*batch, -1).reshape(batch.numel(), offsets[0].shape[-1])
+    first = offsets[0]
+    if context is not None:
+        first = first.expand(*batch, -1).reshape(batch.numel(), first.shape[-1])
     y = y.expand(*batch, -1).reshape(batch.numel(), y.shape[-1])
     tensors = y, first, *weights, *offsets[1:]
     solve = _Invert.apply if _needs_graph(tensors) else _Invert.forward
@@ -51,7 +54,12 @@ class _Invert(torch.autograd.Function):
     def forward(
         net: MaskedMLP, bijector: Bijector, depth: int, y: Tensor, first: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return _forward_walk(net, bijector, y, rest[:depth], (first, *rest[depth:]))
+        arguments = net, bijector, y, rest[:depth], (first, *rest[depth:])
+        if is_traced(y):
+            return _forward_walk(*arguments)
+        with torch.inference_mode():  # leaves out autograd's bookkeeping of many small steps
+            x, ladj = _forward_walk(*arguments)
+        return x.clone(), ladj.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -92,18 +100,18 @@ def _forward_walk(
 ) -> tuple[Tensor, Tensor]:
     """Finds ``x`` dimension by dimension, and its ladj; ``y`` has shape ``(N, D)``."""
     levels = [_blank(w.shape[1], y, *weights, *offsets) for w in weights]
-    columns = [offsets[0].T, *(b.unsqueeze(-1) for b in offsets[1:])]
+    columns = [b.T if b.dim() == 2 else b.unsqueeze(-1) for b in offsets]
     sizes = [_steps(net, k) for k in range(1, len(levels))] + [[net.group] * net.input_dim]
     # Every view that a step needs and that does not depend on the step is cut here, in one call each.
     rows = [w.split(size) for w, size in zip(weights, sizes, strict=True)]
     added = [c.split(size) for c, size in zip(columns, sizes, strict=True)]
     units = [level.split(size) for level, size in zip(levels[1:], sizes, strict=False)]
     given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
-    hidden = list(zip(rows, added, units, levels, net.rows, strict=False))
+    hidden = list(zip(sizes, rows, added, units, levels, net.rows, strict=False))
     last_row, last_added, last_level, last_seen = rows[-1], added[-1], levels[-1], net.rows[-1]
     for i in range(net.input_dim):
-        for row, add, unit, level, seen in hidden:
-            if len(row[i]):
+        for size, row, add, unit, level, seen in hidden:
+            if size[i]:
                 pre = torch.addmm(add[i], row[i][:, : seen[i]], level[: seen[i]])
                 unit[i].copy_(net.activation(pre))
         flat = torch.addmm(last_added[i], last_row[i][:, : last_seen[i]], last_level[: last_seen[i]])

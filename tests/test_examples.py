@@ -1,0 +1,29 @@
+"""Every example runs, quickly with --smoke, and writes what it says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WRITES = {
+    "eight_schools": ["eight_schools.png", "eight_schools.nc"],
+    "flow_density": ["flow_density.png"],
+    "plain_pyro": [],
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == set(WRITES)
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_example(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--smoke"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for file in WRITES[name]:
+        assert (tmp_path / file).stat().st_size > 1000
