@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 
+import pyro.distributions as dist
+import pytest
 import torch
 from torch import nn
 
@@ -122,3 +124,20 @@ LAYERS: dict[str, Callable[[], tr.FlowTransform]] = {
     "lower_triangular": lambda: tr.LowerTriangular(4, rank=2),
     "nsf": lambda: flows.nsf(4, layers=2),
 }
+every_layer = pytest.mark.parametrize("name", LAYERS)
+D = 4
+
+
+def layer(name: str) -> tr.FlowTransform:
+    """One of ``LAYERS`` with random parameters."""
+    return moved(LAYERS[name]())
+
+
+def base() -> dist.Distribution:
+    """The base of a layer."""
+    return dist.Normal(torch.zeros(D), 1.0).to_event(1)
+
+
+def density(flow: tr.FlowTransform) -> dist.TransformedDistribution:
+    """A layer in Pyro's own distribution."""
+    return dist.TransformedDistribution(base(), [flow])

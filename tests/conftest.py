@@ -1,6 +1,7 @@
 """What every test starts from: one thread, no display, a fixed seed, an empty parameter store, validation."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["MPLBACKEND"] = "Agg"  # in the environment, so that examples run as subprocesses get it too
 
@@ -16,3 +17,10 @@ def _fresh_pyro() -> None:
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     pyro.enable_validation(True)  # torch.compile turns that of distributions off for good
+
+
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -14,26 +14,11 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cases import LAYERS, TRACER_WARNING, moved
+from cases import LAYERS, TRACER_WARNING, D, base, density, every_layer, layer, moved
 from pyroflows import flows
 from pyroflows import transforms as tr
 from pyroflows.bijectors import Affine
 from pyroflows.distributions import FlowDistribution
-
-D = 4
-every_layer = pytest.mark.parametrize("name", LAYERS)
-
-
-def base() -> dist.Distribution:
-    return dist.Normal(torch.zeros(D), 1.0).to_event(1)
-
-
-def layer(name: str) -> tr.FlowTransform:
-    return moved(LAYERS[name]())
-
-
-def density(flow: tr.FlowTransform) -> dist.TransformedDistribution:
-    return dist.TransformedDistribution(base(), [flow])
 
 
 @every_layer

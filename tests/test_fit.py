@@ -3,7 +3,7 @@
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pyro
@@ -261,13 +261,6 @@ def test_many_latents_are_fitted_without_the_affine_stage(
     posterior = quick(normal, Y, lr=0.03, progress=True)
     assert "affine start" not in capsys.readouterr().err
     check(posterior, "mu", *exact(Y)[:2], within=0.1)
-
-
-@pytest.fixture
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.usefixtures("_float64")

@@ -1,7 +1,7 @@
 """AutoFlow by itself: where it starts, known answers, seeds, state, and what it refuses."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pyro
@@ -186,13 +186,6 @@ def test_a_base_of_ones_own(base: object) -> None:
     assert guide.get_base_dist().event_shape == (3,)
     svi = SVI(vector, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     assert math.isfinite(svi.step())
-
-
-@pytest.fixture
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.usefixtures("_float64")
