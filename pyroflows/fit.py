@@ -84,15 +84,12 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
-    for name, value in (("steps", steps), ("num_particles", num_particles)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"fit expected {name} to be a whole number from 1 on, got {value!r}")
+    _check_counts(steps=steps, num_particles=num_particles)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     if guide is None:
-        guide = fresh
-    guide.setup(*args, **kwargs)
-    if guide is not fresh:
-        _check_guide(guide, fresh.model, args, kwargs)
+        guide = fresh.setup(*args, **kwargs)
+    else:
+        _check_guide(guide.setup(*args, **kwargs), fresh.model, args, kwargs)
     density, history = LogJoint(model, args, kwargs, guide.space), History()
     objective = partial(_objective, guide, density, num_particles)
     extra = _model_parameters(density)
@@ -108,6 +105,12 @@ def fit(
         reason = partial(_reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
     return Posterior(guide, density, history)
+
+
+def _check_counts(**counts: object) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"fit expected {name} to be a whole number from 1 on, got {value!r}")
 
 
 def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
