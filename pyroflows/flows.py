@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .bijectors import Affine as AffineBijector
 from .bijectors import Bijector, RQSpline, Shift
 from .nets import Activation
-from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular
+from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular, Permute
 from .transforms.coupling import Net
 
 
@@ -209,19 +209,20 @@ def _affine_autoregressive(
 def _couplings(
     input_dim: int, context_dim: int, bijector: Bijector, layers: int, **options: object
 ) -> list[FlowTransform]:
-    """Couplings with a random half mask, each followed by its complement, so that every dimension moves."""
+    """Couplings that keep a random half, each followed by one that keeps the rest, so that every dimension moves."""
     if layers < 2:
         raise ValueError(f"expected layers >= 2, got {layers}: one coupling leaves half of the dimensions as is")
     parts: list[FlowTransform] = []
-    mask = torch.zeros(input_dim, dtype=torch.bool)
+    front = torch.arange(input_dim) < input_dim // 2
+    last = torch.arange(input_dim)
     for index in range(layers):
-        mask = ~mask if index % 2 else _random_half(input_dim)
-        parts.append(Coupling(input_dim, bijector, context_dim, mask=mask, **options))
-    return parts
-
-
-def _random_half(input_dim: int) -> Tensor:
-    return torch.randperm(input_dim) < input_dim // 2
+        if index % 2 == 0:
+            order = torch.randperm(input_dim)
+            parts.append(Permute(input_dim, last.argsort()[order]))
+            last = order
+        parts.append(Coupling(input_dim, bijector, context_dim, mask=~front if index % 2 else front, **options))
+    # Back in their places, so that the flow starts at the identity.
+    return [*parts, Permute(input_dim, last.argsort())]
 
 
 def _autoregressives(

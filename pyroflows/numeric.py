@@ -26,6 +26,16 @@ def soft_unclip(y: Tensor, bound: float) -> Tensor:
     return y / (1 - y.abs() / bound)
 
 
+def slope(outputs: list[Tensor], z: Tensor, weights: list[Tensor]) -> Tensor:
+    """The gradient of the weighted outputs by ``z``, zero where they do not depend on it; their graph is kept."""
+    moving = [(output, weight) for output, weight in zip(outputs, weights, strict=True) if output.requires_grad]
+    if not moving:
+        return torch.zeros_like(z)
+    outputs, weights = map(list, zip(*moving, strict=True))
+    (slope,) = torch.autograd.grad(outputs, z, weights, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(z) if slope is None else slope
+
+
 def is_traced(*tensors: Tensor) -> bool:
     """True when a compiler, a tracer or a functorch transform looks on.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from ..distributions import FlowDistribution, standard_normal
+from ..numeric import seeded, slope
 from ..transforms import Autoregressive, Compose, FlowTransform, Permute
 from .expectations import expect, expect_change, expect_close, law_broken, normal
 
@@ -103,6 +104,25 @@ def log_det(transform: FlowTransform, context: Tensor | None) -> None:
     x = normal(ROWS, transform.input_dim)
     _, ladj = transform.call_and_ladj(x, context)
     expect_close("ladj", ladj, _jacobian(transform, x, context).slogdet().logabsdet)
+
+
+def carried_score(transform: FlowTransform, context: Tensor | None) -> None:
+    """The slope of the log density at a draw is the one that autograd finds, the draw that of an ordinary pass."""
+    density = FlowDistribution(transform=transform.condition(context))
+    with seeded(1, torch.device("cpu")):
+        plain = density.rsample((ROWS,))
+    with seeded(1, torch.device("cpu")):
+        value, log_prob, score = density.rsample_and_score((ROWS,))
+    expect_close("the draw", value, plain)
+    fixed = value.detach().requires_grad_()
+    expected = density.log_prob(fixed)
+    expect_close("its log density", log_prob, expected.detach())
+    expect_close("its score", score, torch.autograd.grad(expected.sum(), fixed)[0])
+    weight = torch.randn_like(value)
+    for parameter in transform.parameters():
+        if value.requires_grad:
+            found = (slope([draw], parameter, [weight]) for draw in (value, plain))
+            expect_close("gradients through the draw", *found)
 
 
 def triangular(transform: FlowTransform, context: Tensor | None) -> None:
@@ -255,7 +275,7 @@ def functorch(transform: FlowTransform, context: Tensor | None) -> None:
 LAWS: dict[str, Callable[[FlowTransform, Tensor | None], None]] = {
     law.__name__: law
     for law in (
-        *(registration, round_trip, log_det, triangular, shapes, conditioning, one_pass, gradients),
+        *(registration, round_trip, log_det, carried_score, triangular, shapes, conditioning, one_pass, gradients),
         *(never_stale, copies, dtypes, devices, functorch),
     )
 }

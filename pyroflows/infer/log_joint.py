@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..latents import LatentSpace, Model, check_model, plates_of
 from .guard import Untraceable
@@ -27,17 +29,32 @@ class LogJoint:
         args: its arguments.
         kwargs: its keyword arguments.
         space: the latents, if known.
+        dtype: what the density is computed in: the model runs with this default dtype and on arguments converted to
+            it. None leaves the model as it is.
 
     Raises:
         TypeError: if a latent is discrete.
         ValueError: if the model cannot be right, see :func:`~pyroflows.latents.check_model`.
     """
 
-    def __init__(self, model: Model, args: tuple, kwargs: dict, space: LatentSpace | None = None) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        if space is None:
-            check_model(model, *args, **kwargs)
-            space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*args, **kwargs))
+    def __init__(
+        self,
+        model: Model,
+        args: tuple,
+        kwargs: dict,
+        space: LatentSpace | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.dtype = model, dtype
+        self.args, self.kwargs = (args, kwargs) if dtype is None else _converted((args, kwargs), dtype)
+        if space is None or dtype is not None:
+            start = None if space is None else space.start
+            with _default_dtype(dtype):
+                if space is None:
+                    check_model(model, *self.args, **self.kwargs)
+                space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*self.args, **self.kwargs))
+            space.start = space.start if start is None else start.to(space.start)
         self.space = space
         self._names = {site.name for site in space.sites}
         self.minibatch = self._subsampled()
@@ -53,7 +70,7 @@ class LogJoint:
         if z.shape[-1:] != (self.size,):
             raise ValueError(f"expected vectors of size {self.size}, got shape {tuple(z.shape)}")
         rows = z.reshape(-1, self.size)
-        with _unvalidated():
+        with self._settings():
             return self._rows(rows).reshape(z.shape[:-1])
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
@@ -68,7 +85,7 @@ class LogJoint:
     def observed(self) -> dict[str, tuple[NDArray, tuple[str | None, ...]]]:
         """Observed values by site, each with the plates of its batch dimensions; minibatches are left out."""
         found = {}
-        with _unvalidated():
+        with self._settings():
             trace = self._trace(self.constrain(self.space.start))
         for name, node in trace.nodes.items():
             latent = name in self._names or not node.get("is_observed") or node["infer"].get("_deterministic")
@@ -80,10 +97,16 @@ class LogJoint:
 
     def _subsampled(self) -> bool:
         """Whether each call sees a random part of the data."""
-        with torch.no_grad(), _unvalidated():
+        with torch.no_grad(), self._settings():
             trace = self._trace(self.constrain(self.space.start))
         frames = (f for node in trace.nodes.values() for f in node.get("cond_indep_stack") or ())
         return any(f.full_size not in (None, f.size) for f in frames)
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
+        with pyro.validation_enabled(False), _default_dtype(self.dtype):
+            yield
 
     def _rows(self, rows: Tensor) -> Tensor:
         if not self._one_by_one:
@@ -138,7 +161,16 @@ def log_joint(model: Model, *args: object, **kwargs: object) -> LogJoint:
 
 
 @contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
-    with pyro.validation_enabled(False):
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Numbers in the code of a model take this dtype; None leaves it."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or usual)
+    try:
         yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _converted(values: Any, dtype: torch.dtype) -> Any:
+    """The structure with its floating tensors in another precision."""
+    return pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, values)

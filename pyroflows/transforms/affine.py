@@ -137,12 +137,22 @@ class LowerTriangular(FlowTransform):
             if self.rank:
                 u = u - factor @ torch.cholesky_solve(factor.mT @ u, root)
             return u.squeeze(-1), -ladj.expand(u.shape[:-2])
-        u = z.unsqueeze(-1)
-        if self.rank:
-            u = u + factor @ (factor.mT @ u)
-        u = tril @ u + shift.unsqueeze(-1)
-        value = self.center + (self.frame @ u).squeeze(-1)
+        u = z if not self.rank else z + _times(factor, _times(factor.mT, z))
+        value = self.center + _times(self.frame, _times(tril, u) + shift)
         return value, ladj.expand(value.shape[:-1])
+
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.rank or self.context_dim:
+            return super()._map_and_score(x, context, score)
+        value, ladj = self._map(x, context, False)
+        for matrix in (self._parts(context)[1].detach(), self.frame):
+            score = torch.linalg.solve_triangular(matrix, score.reshape(-1, self.input_dim), upper=False, left=False)
+        return value, ladj.detach(), score.view_as(value)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Products of matrices and vectors whose batches broadcast."""
+    return vector @ matrix.mT if matrix.dim() == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _tril_places(input_dim: int) -> Tensor:

@@ -8,7 +8,7 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..numeric import is_traced
+from ..numeric import is_traced, slope
 from .memo import Memo
 
 
@@ -52,6 +52,19 @@ class FlowTransform(TransformModule, ConditionalTransform):
 
         Batches of ``z`` and ``context`` broadcast. The ladj belongs to the direction taken.
         """
+
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps forward; also carries ``score``, the slope of a log density at ``x``, to the slope at the value.
+
+        Of what is returned only the value has gradients for the parameters. Here the slope is that of the inverse
+        pass; a structure that knows its Jacobian does without.
+        """
+        value, ladj = self._map(x, context, False)
+        with torch.enable_grad():
+            fixed = value.detach().requires_grad_()
+            back, ladj_back = self._map(fixed, context, True)
+            score = slope([back, ladj_back], fixed, [score, torch.ones_like(ladj_back)])
+        return value, ladj.detach(), score
 
     def call_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Value and log-determinant in one pass; ``transform.inv.call_and_ladj(y)`` goes the other way.
@@ -218,6 +231,9 @@ class Conditioned(FlowTransform):
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         return self.transform._map(z, self.context, inverse)
+
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.transform._map_and_score(x, self.context, score)
 
 
 def _check_floating(name: str, what: str, value: Tensor) -> None:

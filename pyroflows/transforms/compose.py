@@ -52,6 +52,13 @@ class Compose(FlowTransform):
         parts = list(reversed(self.transforms)) if inverse else list(self.transforms)
         return (reversible_chain if self.reversible else chain)(parts, z, context, inverse)
 
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        total: Tensor | float = 0.0
+        for part in self.transforms:
+            x, ladj, score = part._map_and_score(x, context if part.context_dim else None, score)
+            total = total + ladj
+        return x, total, score
+
     def extra_repr(self) -> str:
         """Sizes, and whether it is reversible."""
         return super().extra_repr() + (", reversible=True" if self.reversible else "")

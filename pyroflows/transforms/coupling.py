@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..bijectors import Bijector
 from ..nets import MLP, Activation, join
+from ..numeric import slope
 from .base import FlowTransform
 
 Net = Callable[[int, int], nn.Module]
@@ -57,23 +58,75 @@ class Coupling(FlowTransform):
         super().__init__(input_dim, context_dim)
         self.bijector = bijector
         mask = _as_mask(mask, input_dim)
-        kept, moved = mask.nonzero().flatten(), (~mask).nonzero().flatten()
-        self.register_buffer("kept", kept)
-        self.register_buffer("moved", moved)
-        self.register_buffer("order", torch.cat([kept, moved]).argsort())
-        sizes = len(kept) + context_dim, len(moved) * bijector.param_count
+        places = torch.cat([mask.nonzero().flatten(), (~mask).nonzero().flatten()])
+        self.register_buffer("places", places)
+        self.register_buffer("places_back", places.argsort())
+        self.sizes = [int(mask.sum()), int((~mask).sum())]
+        # Halves that lie together are slices, which cost less than a gather.
+        self._sliced = next((how for how in ("front", "back") if torch.equal(mask, _ends(self.sizes, how))), None)
+        sizes = self.sizes[0] + context_dim, self.sizes[1] * bijector.param_count
         self.net = MLP(*sizes, hidden_dims, activation) if net is None else net(*sizes)
 
+    @property
+    def kept(self) -> Tensor:
+        """Indices of the dimensions that pass unchanged."""
+        return self.places[: self.sizes[0]]
+
+    @property
+    def moved(self) -> Tensor:
+        """Indices of the dimensions that the bijector moves."""
+        return self.places[self.sizes[0] :]
+
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        kept, moved = z.index_select(-1, self.kept), z.index_select(-1, self.moved)
-        flat = self.net(join(kept, context)).unflatten(-1, (len(self.moved), -1))
-        value, ladj = self.bijector.apply(moved, self.bijector.unpack(flat), inverse)
-        both = torch.cat([kept.expand(*value.shape[:-1], -1), value], dim=-1)
-        return both.index_select(-1, self.order), ladj.sum(-1)
+        kept, moved = self._split(z)
+        value, ladj = self._move(kept, moved, context, inverse)
+        return self._join(kept, value), ladj.sum(-1)
+
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # With y = f(x; net(kept)) the Jacobian is triangular: the slope for y is that for x over f', and what y and
+        # the ladj owe to the kept half is taken from the slope there.
+        score_kept, score_moved = self._split(score)
+        with torch.enable_grad():
+            kept, moved = self._split(x if x.requires_grad else x.detach().requires_grad_())
+            value, ladj = self._move(kept, moved, context, False)
+            bend = slope([ladj], moved, [torch.ones_like(ladj)])
+            score_moved = (score_moved - bend) * (-ladj.detach()).exp()
+            score_kept = score_kept - slope([value, ladj], kept, [score_moved, torch.ones_like(ladj)])
+        return self._join(kept, value), ladj.detach().sum(-1), self._join(score_kept, score_moved)
+
+    def _move(self, kept: Tensor, moved: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The moved half's new value and its elementwise ladj."""
+        flat = self.net(join(kept, context)).unflatten(-1, (self.sizes[1], -1))
+        return self.bijector.apply(moved, self.bijector.unpack(flat), inverse)
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The kept and the moved half."""
+        if self._sliced == "back":
+            moved, kept = z.split(self.sizes[::-1], dim=-1)
+            return kept, moved
+        kept, moved = (z if self._sliced else z.index_select(-1, self.places)).split(self.sizes, dim=-1)
+        return kept, moved
+
+    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        kept = kept.expand(*moved.shape[:-1], -1)
+        both = torch.cat([moved, kept] if self._sliced == "back" else [kept, moved], dim=-1)
+        return both if self._sliced else both.index_select(-1, self.places_back)
 
     def extra_repr(self) -> str:
         """Sizes, bijector and the kept dimensions."""
         return f"{super().extra_repr()}, {self.bijector}, kept={self.kept.tolist()}"
+
+
+def _ends(sizes: list[int], kept: str) -> Tensor:
+    """The mask that keeps the front or the back."""
+    front = torch.arange(sum(sizes)) < (sizes[0] if kept == "front" else sizes[1])
+    return front if kept == "front" else ~front
+
+
+def _ends(sizes: list[int], kept: str) -> Tensor:
+    """The mask that keeps the front or the back."""
+    front = torch.arange(sum(sizes)) < (sizes[0] if kept == "front" else sizes[1])
+    return front if kept == "front" else ~front
 
 
 def _as_mask(mask: str | Sequence[bool] | Tensor, input_dim: int) -> Tensor:

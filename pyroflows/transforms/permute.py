@@ -33,6 +33,9 @@ class Permute(FlowTransform):
         value = z.index_select(-1, self.order_back if inverse else self.order)
         return value, z.new_zeros(z.shape[:-1])
 
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return *self._map(x, context, False), score.index_select(-1, self.order)
+
 
 def as_order(order: str | Sequence[int] | Tensor, input_dim: int) -> Tensor:
     """Returns a permutation of ``range(input_dim)`` as a tensor of integers."""
