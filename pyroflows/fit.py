@@ -13,17 +13,30 @@ from tqdm.auto import tqdm
 
 from .flows import realnvp
 from .guides import AutoFlow, init_to_prior
-from .infer import History, LogJoint, SpeedUp, Trainer, log_weights
+from .infer import (
+    Gaussian,
+    History,
+    LogJoint,
+    SpeedUp,
+    TracedDensity,
+    Trainer,
+    Untraceable,
+    ascend,
+    best_start,
+    log_weights,
+    polish,
+    reason_to_stop,
+    trend,
+)
+from .infer.stopping import SMALL_KL
 from .latents import LatentSpace
 from .posterior import Posterior
 from .transforms import FlowTransform, LowerTriangular
 
-# Progress is judged by the mean ELBO of so many steps against that of as many before.
-WINDOW, LOOK = 1000, 100
-# Steps of the affine stage between two whitenings, of which there are ten at most.
-BLOCK = 300
-# Half the variance of the log weights is about the KL divergence left; below this the fit is done.
-SMALL_KL = 0.002
+# Steps between two looks at whether the fit is done.
+LOOK = 100
+Density = Callable[[Tensor], Tensor]
+Start = Callable[[Density, Gaussian], Gaussian]
 
 
 def fit(
@@ -34,36 +47,44 @@ def fit(
     init_loc_fn: Callable = init_to_prior,
     init_scale: float | Tensor = 1.0,
     base: Any = None,
+    start: Start | None = best_start,
+    full_rank: Start | None = polish,
     steps: int = 5000,
     num_particles: int = 64,
     lr: float = 3e-3,
     tolerance: float = 0.002,
+    precision: str = "mixed",
     compile: bool | None = None,
     progress: bool = True,
     **kwargs: object,
 ) -> Posterior:
     """Fits a normalizing flow to the posterior of a Pyro model by stochastic variational inference.
 
-    First an affine guide is fitted in short blocks, each started in the coordinates whitened by the one before;
-    then the flow on top of it. The second stage stops early when the ELBO no longer rises or the log weights no
+    Three stages, each from where the one before ended: a Gaussian that is roughly right, found by L-BFGS paths and
+    batch-and-match and chosen by its ELBO; the best full-rank Gaussian, by gradient steps; and a flow in the
+    coordinates which that Gaussian whitens. The last stops early when the ELBO no longer rises or the log weights no
     longer spread, after a decay of the learning rate; the answer is an average of the last iterates.
 
     Args:
         model: a Pyro model with continuous latents; it need not be vectorised over particles.
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
-        guide: an ``AutoFlow`` of the same model to train further; the next three arguments and ``flow`` are for new
-            ones.
+        guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
+            all of it. The next four arguments and ``flow`` are for new ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
-        steps: most steps of the second stage; the first takes 300 to 3000.
+        start: the first stage, a function of the log density and a Gaussian; None leaves it out.
+        full_rank: the second stage, likewise.
+        steps: most steps of the flow.
         num_particles: draws behind each gradient.
-        lr: learning rate of the second stage.
+        lr: learning rate of the flow.
         tolerance: a rise of the ELBO, in nats over 1000 steps, that still counts.
-        compile: how steps are run. None times the first steps and, where it pays, traces the gradient to one graph,
-            which leaves out Pyro's overhead, or compiles it too; True compiles, which takes up to a minute; False
-            runs plain Pyro throughout. ``history.speed`` and the progress bar say what was done.
+        precision: ``"mixed"`` computes the log joint in double precision where the model allows that, and the networks
+            in single precision; ``"double"`` computes both in double, ``"single"`` all in the model's own precision.
+        compile: how the flow's steps are run. None times the first ones and, where it pays, traces them to one graph,
+            which leaves out Python's overhead, or compiles it too; True compiles, which takes up to a minute; False
+            runs them plainly. ``history.speed`` and the progress bar say what was done.
         progress: show a progress bar with the ELBO and its trend.
         kwargs: the model's keyword arguments; use ``functools.partial(model, ...)`` for names that ``fit`` takes.
 
@@ -84,33 +105,87 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
-    _check_counts(steps=steps, num_particles=num_particles)
+    _check_options(precision, steps=steps, num_particles=num_particles)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
-    if guide is None:
-        guide = fresh.setup(*args, **kwargs)
-    else:
-        _check_guide(guide.setup(*args, **kwargs), fresh.model, args, kwargs)
-    density, history = LogJoint(model, args, kwargs, guide.space), History()
-    objective = partial(_objective, guide, density, num_particles)
+    own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
+    if guide is not None:
+        _check_guide(guide, fresh.model, args, kwargs)
+    density, history = _log_joint(model, args, kwargs, own.space, precision), History()
     extra = _model_parameters(density)
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
-        if isinstance(guide.transform[-1], LowerTriangular):
-            history.bad_steps += _fit_affine(guide.transform[-1], objective, compile, bar)
-        trainer = Trainer([*guide.transform.parameters(), *extra], lr=lr, history=history)
+        fast = density if extra else _traced(density, num_particles)
+        objective = partial(_objective, own, fast, num_particles)
+        if guide is None and not extra and not density.minibatch:
+            _start(own, fast, density.space, init_scale, (start, full_rank), bar)
+            _choose_precision(own, precision)
+        elif isinstance(own.transform[-1], LowerTriangular):
+            history.bad_steps += ascend(own.transform[-1], objective, progress=partial(_show, bar, "full rank"))
+        trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
-        reason = partial(_reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
+        reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
-    return Posterior(guide, density, history)
+    own.transform.to(own.space.start)
+    return Posterior(own, density, history)
 
 
-def _check_counts(**counts: object) -> None:
+def _check_options(precision: str, **counts: object) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"fit expected {name} to be a whole number from 1 on, got {value!r}")
+    if precision not in ("mixed", "single", "double"):
+        raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
+
+
+def _log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpace, precision: str) -> LogJoint:
+    """The log joint, in double precision where that is wanted and the model can be run so."""
+    own = LogJoint(model, args, kwargs, space)
+    if precision == "single" or space.start.dtype == torch.float64:
+        return own
+    try:
+        double = LogJoint(model, args, kwargs, space, dtype=torch.float64)
+        value = double(double.space.start[None])
+    except (RuntimeError, TypeError):  # the model holds tensors in single precision that do not mix with double
+        return own
+    return double if value.dtype == torch.float64 and value.isfinite().all() else own
+
+
+def _traced(density: LogJoint, rows: int) -> Density:
+    """The log joint without Pyro's overhead, where it can be traced."""
+    try:
+        return TracedDensity(density, density.space.start, rows)
+    except Untraceable:
+        return density
+
+
+def _start(
+    guide: AutoFlow,
+    density: Density,
+    space: LatentSpace,
+    scale: float | Tensor,
+    stages: tuple[Start | None, Start | None],
+    bar: tqdm,
+) -> None:
+    """Finds a Gaussian in the stages that are wanted, and starts the guide there."""
+    loc = space.start
+    gaussian = Gaussian(loc, torch.diag_embed(torch.as_tensor(scale).to(loc).expand_as(loc)))
+    for name, stage in zip(("start", "full rank"), stages, strict=True):
+        if stage is not None and isinstance(guide.transform[-1], LowerTriangular):
+            bar.set_postfix_str(f"{name} ...")
+            gaussian = stage(density, gaussian)
+    guide.start_at(gaussian.loc, gaussian.scale_tril)
+
+
+def _choose_precision(guide: AutoFlow, precision: str) -> None:
+    """Networks in single precision, unless double is wanted or a base of the user's own is in double."""
+    if precision == "mixed" and guide.base is None:
+        for part in (guide.transform[0], guide.transform[-1].params):
+            part.float()
+    elif precision == "double":
+        guide.transform.double()
 
 
 def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
@@ -122,8 +197,8 @@ def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) ->
         raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
 
 
-def _objective(guide: AutoFlow, density: LogJoint, num_particles: int) -> Tensor:
-    """Log weights, with the path gradient where the inverse pass that it needs is cheap."""
+def _objective(guide: AutoFlow, density: Density, num_particles: int) -> Tensor:
+    """Log weights, with the path gradient where the inverse that it may need is cheap."""
     return log_weights(guide.get_posterior(), density, num_particles, path=guide.transform.fast == "both")
 
 
@@ -136,34 +211,6 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     return list({id(p): p for p in found}.values())
 
 
-def _fit_affine(affine: LowerTriangular, objective: Callable[[], Tensor], compile: bool | None, bar: tqdm) -> int:
-    """Fits the affine map alone in blocks, whitening after each, until a block gains little or only noise.
-
-    Returns the number of dropped steps.
-    """
-    trainer, last = Trainer(affine.parameters(), lr=0.02, warmup=20, average=0.98), -math.inf
-    # Two more blocks are what can be counted on, too few to compile.
-    speed_up = SpeedUp(trainer, objective, 3 * BLOCK, False if compile is False else None, bar.set_postfix_str)
-    for _ in range(10):
-        for done in range(BLOCK):
-            if done == BLOCK // 2:
-                trainer.decay_over(BLOCK // 2)
-            speed_up.step()
-        trainer.settle()
-        affine.whiten_()
-        trainer.restart(lr=0.01)
-        seen = trainer.history.window(50)
-        now = _mean(seen)
-        bar.set_postfix_str(f"affine start, ELBO {now:.2f}")
-        noise = math.sqrt(_mean([(e - now) ** 2 for e in seen]) / max(len(seen), 1))
-        if now - last < 0.05 + 2 * noise:
-            break
-        last = now
-    trainer.average = 0.0
-    trainer.finish()
-    return trainer.history.bad_steps
-
-
 def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[History], str], bar: tqdm) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
     history, steps = trainer.history, speed_up.steps
@@ -171,7 +218,7 @@ def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[His
         speed_up.step()
         bar.update()
         if trainer.done % LOOK == 0:
-            bar.set_postfix_str(_trend(history))
+            bar.set_postfix_str(trend(history))
             reason = reason_to_stop(history)
             if reason and trainer.left == math.inf:
                 history.stopped = reason
@@ -182,24 +229,5 @@ def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[His
     trainer.finish()
 
 
-def _reason_to_stop(history: History, tolerance: float, small_kl: float) -> str:
-    """Why it is time to lower the learning rate, or nothing."""
-    spread = [s for s in history.log_weight_sd[-100:] if math.isfinite(s)]
-    if spread and _mean([s * s for s in spread]) / 2 < small_kl:
-        return "the log weights hardly spread"
-    now, before = history.window(WINDOW), history.window(WINDOW, len(history.elbo) - WINDOW)
-    if len(history.elbo) >= 2 * WINDOW and _mean(now) - _mean(before) < tolerance:
-        return "the ELBO no longer rises"
-    return ""
-
-
-def _trend(history: History) -> str:
-    done = len(history.elbo)
-    size = min(WINDOW, done // 2)
-    now, before = _mean(history.window(size)), _mean(history.window(size, done - size))
-    dropped = f", {history.bad_steps} bad steps" if history.bad_steps else ""
-    return f"ELBO {now:.3f} ({now - before:+.3f} over {size}), {history.speed.split(',')[0]}{dropped}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _show(bar: tqdm, stage: str, elbo: float) -> None:
+    bar.set_postfix_str(f"{stage}, ELBO {elbo:.2f}")

@@ -124,6 +124,24 @@ class AutoFlow(AutoContinuous):
         self.base = base if base is None or isinstance(base, Distribution) else base(self.latent_dim)
         self._make = None
 
+    def start_at(self, loc: Tensor, scale_tril: Tensor) -> "AutoFlow":
+        """Makes the affine map at the end that of a Gaussian; returns the guide.
+
+        Until the guide is converted, as by ``.float()``, a full-rank map is computed in the precision of these.
+
+        Args:
+            loc: mean in unconstrained space, of shape ``(D,)``.
+            scale_tril: lower triangular root of the covariance, of shape ``(D, D)``; beyond 1000 latents only its
+                diagonal is used.
+        """
+        self._check_ready()
+        affine, first = self.transform[-1], next(self.transform.parameters())
+        if isinstance(affine, LowerTriangular):
+            affine.to(loc).frame_(loc, scale_tril).params.to(first)
+        else:
+            self.transform.transforms[-1] = Affine(self.latent_dim, loc=loc, scale=scale_tril.diagonal()).to(first)
+        return self
+
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Samples every site; called with the model's arguments."""
         self.setup(*args, **kwargs)

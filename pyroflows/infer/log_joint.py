@@ -48,17 +48,21 @@ class LogJoint:
     ) -> None:
         self.model, self.dtype = model, dtype
         self.args, self.kwargs = (args, kwargs) if dtype is None else _converted((args, kwargs), dtype)
-        if space is None or dtype is not None:
-            start = None if space is None else space.start
+        if space is None:
             with _default_dtype(dtype):
-                if space is None:
-                    check_model(model, *self.args, **self.kwargs)
-                space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*self.args, **self.kwargs))
-            space.start = space.start if start is None else start.to(space.start)
+                check_model(model, *self.args, **self.kwargs)
+                space = self._latents()
+        elif dtype is not None:
+            with self._settings():
+                start, space = space.start, self._latents()
+            space.start = start.to(space.start)
         self.space = space
         self._names = {site.name for site in space.sites}
         self.minibatch = self._subsampled()
         self._one_by_one = False
+
+    def _latents(self) -> LatentSpace:
+        return LatentSpace.of(poutine.block(poutine.trace(self.model).get_trace)(*self.args, **self.kwargs))
 
     @property
     def size(self) -> int:

@@ -1,17 +1,20 @@
 """Estimates of the ELBO whose gradients train a flow."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..distributions import FlowDistribution
-from .log_joint import LogJoint
 
 
-def log_weights(posterior: FlowDistribution, density: LogJoint, num_particles: int, path: bool) -> Tensor:
+def log_weights(
+    posterior: FlowDistribution, density: Callable[[Tensor], Tensor], num_particles: int, path: bool
+) -> Tensor:
     """``log p(z, data) - log q(z)`` at draws of ``q``; their mean estimates the ELBO, also in its gradient.
 
     Args:
         posterior: the flow distribution ``q`` over the unconstrained vector.
-        density: the log joint ``p``.
+        density: the log joint ``p``, a map of ``(B, D)`` to ``(B,)``.
         num_particles: how many draws.
         path: leave the score of ``q`` out of the gradient. Its mean is zero, and without it the gradient's
             variance vanishes as ``q`` becomes exact; it costs a pass of the inverse, except for couplings.

@@ -109,22 +109,40 @@ class LowerTriangular(FlowTransform):
         Raises:
             ValueError: if there is a context or a low-rank factor.
         """
-        if self.context_dim or self.rank:
-            raise ValueError(f"expected context_dim=0 and rank=0, got {self.context_dim} and {self.rank}")
+        self._check_free()
         shift, tril, _, _ = self._parts(None)
-        self.center += self.frame @ shift
-        self.frame.copy_(self.frame @ tril)
+        return self.frame_(self.center + self.frame @ shift, self.frame @ tril)
+
+    @torch.no_grad()
+    def frame_(self, center: Tensor, frame: Tensor) -> "LowerTriangular":
+        """Makes ``y = center + frame x`` the map and the frame of the parameters, which start from zero.
+
+        Args:
+            center: shape ``(D,)``.
+            frame: lower triangular, of shape ``(D, D)``, with a positive diagonal.
+
+        Raises:
+            ValueError: if there is a context or a low-rank factor.
+        """
+        self._check_free()
+        self.center.copy_(center)
+        self.frame.copy_(frame)
         self.params.value.zero_()
         return self
 
+    def _check_free(self) -> None:
+        if self.context_dim or self.rank:
+            raise ValueError(f"expected context_dim=0 and rank=0, got {self.context_dim} and {self.rank}")
+
     def _parts(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The shift, the triangle, the log of its diagonal, and the factor ``P``."""
-        shift, log_diag, below, factor = self.params(context).split(self.sizes, dim=-1)
+        """The shift, the triangle, the log of its diagonal, and the factor ``P``, in the precision of the frame."""
+        shift, log_diag, below, factor = self.params(context).to(self.frame.dtype).split(self.sizes, dim=-1)
         log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
         tril = pad(torch.cat([log_diag.exp(), below], dim=-1), (0, 1))[..., self.places]
         return shift, tril, log_diag, factor.unflatten(-1, (self.input_dim, self.rank))
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        z = z.to(self.frame.dtype)
         shift, tril, log_diag, factor = self._parts(context)
         ladj = log_diag.sum(-1) + self.frame.diagonal().log().sum()
         if self.rank:
@@ -145,6 +163,7 @@ class LowerTriangular(FlowTransform):
         if self.rank or self.context_dim:
             return super()._map_and_score(x, context, score)
         value, ladj = self._map(x, context, False)
+        score = score.to(value.dtype)
         for matrix in (self._parts(context)[1].detach(), self.frame):
             score = torch.linalg.solve_triangular(matrix, score.reshape(-1, self.input_dim), upper=False, left=False)
         return value, ladj.detach(), score.view_as(value)
