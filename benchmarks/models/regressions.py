@@ -50,9 +50,7 @@ def read_ark(folder: Path) -> tuple[Rows]:
 
 def diamonds(rows: Rows) -> None:
     b, intercept = normals("b", 24, 1.0), pyro.sample("Intercept", dist.StudentT(3.0, 8.0, 10.0))
-    # Half a Student t; log 2 is in the likelihood's favour of being normalised.
-    sigma = flat("sigma", support=constraints.positive)
-    pyro.factor("sigma prior", dist.StudentT(3.0, 0.0, 10.0).log_prob(sigma) + torch.log(torch.tensor(2.0)))
+    sigma = pyro.sample("sigma", dist.FoldedDistribution(dist.StudentT(3.0, 0.0, 10.0)))
     observe(rows, with_intercept(intercept, b), sigma)
 
 

@@ -71,8 +71,7 @@ def read_brownian(folder: Path) -> tuple[Tensor, Tensor, float, float]:
 
 
 def volatility(returns: Tensor) -> None:
-    beta = dist.Beta(20.0, 1.5)
-    phi = pyro.sample("phi", dist.TransformedDistribution(beta, dist.transforms.AffineTransform(-1.0, 2.0)))
+    phi = pyro.sample("phi", dist.AffineBeta(20.0, 1.5, -1.0, 2.0))
     m, s = pyro.sample("m", dist.Cauchy(0.0, 5.0)), pyro.sample("s", dist.HalfCauchy(2.0))
     h = flat("h", len(returns))
     start, d = (1 - phi) * (1 + phi), h - m
