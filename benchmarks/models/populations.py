@@ -6,52 +6,41 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from .density import flat
 from .posterior import read_json
 
-# Lengths of the moves of log hares and of log lynxes in turn, symmetric, for a step of length one.
-_A = (0.0502627644003922, 0.413514300428344, 0.0450798897943977, -0.188054853819569, 0.541960678450780)
-_B = (0.148816447901042, -0.132385865767784, 0.067307604692185, 0.432666402578175)
-_A, _B = (*_A, 1 - 2 * sum(_A), *_A[::-1]), (*_B, 0.5 - sum(_B), 0.5 - sum(_B), *_B[::-1], 0.0)
 
+def trajectory(theta: Tensor, start: Tensor, years: int, steps: int = 4) -> Tensor:
+    """The logs of both populations after each year, of shape ``(years, 2)``, by Runge-Kutta steps of order four.
 
-def trajectory(theta: Tensor, start: Tensor, steps: int) -> Tensor:
-    """The logs of both populations after each of the unit steps, of shape ``(steps, 2)``.
-
-    In logs each population moves at a rate that depends only on the other, so the moves of one with the other held
-    are exact: ``p += a (theta_1 - theta_2 exp q)``, ``q += b (theta_4 exp p - theta_3)``. The constant parts of the
-    rates and the factors are known beforehand, which leaves three operations for each move.
-
-    References:
-        S. Blanes, P. C. Moan, "Practical symplectic partitioned Runge-Kutta and Runge-Kutta-Nystrom methods", 2002,
-        https://doi.org/10.1016/S0377-0427(01)00492-7 (S10, order 6).
+    In logs, and in units in which both interactions have strength one, ``d p = birth - exp q`` and
+    ``d q = exp p - death``. With four steps a year the logs are off by 3e-4 at most under the reference draws.
     """
     birth, hunting, death, feeding = theta.unbind(-1)
-    a, b = torch.tensor(_A * steps), torch.tensor(_B * steps)
-    losses = (a.abs().log() + hunting.log() - death * (b.cumsum(0) - b)).unbind()
-    gains = (b.abs().log() + feeding.log() + birth * a.cumsum(0)).unbind()
-    (p, q), found = start.log().unbind(-1), []
-    for loss, gain, down, up in zip(losses, gains, _A * steps, _B * steps, strict=True):
-        change = (q + loss).exp()
-        p = p - change if down > 0 else p + change
-        if not up:
-            found += [p, q]
-            continue
-        change = (p + gain).exp()
-        q = q + change if up > 0 else q - change
-    drift = torch.stack([birth, -death]) * torch.arange(1.0, steps + 1).unsqueeze(-1)
-    return torch.stack(found).reshape(steps, 2) + drift
+    growth, units = torch.stack([birth, -death]), torch.stack([feeding, hunting]).log()
+    sign, h = torch.tensor([-1.0, 1.0]), 1 / steps
+
+    def rate(x: Tensor) -> Tensor:
+        return torch.addcmul(growth, sign, x.exp().flip(-1))
+
+    x, found = start.log() + units, []
+    for step in range(years * steps):
+        k1 = rate(x)
+        k2 = rate(torch.add(x, k1, alpha=h / 2))
+        k3 = rate(torch.add(x, k2, alpha=h / 2))
+        k4 = rate(torch.add(x, k3, alpha=h))
+        x = torch.add(x, torch.add(k1 + k4, k2 + k3, alpha=2), alpha=h / 6)
+        found += [x] if (step + 1) % steps == 0 else []
+    return torch.stack(found) - units
 
 
 def lotka_volterra(first: Tensor, later: Tensor) -> None:
     """``first`` and ``later``: logs of the counts at the start and after each year."""
-    # Truncated normals; their normalisers are constants.
     loc, scale = torch.tensor([1.0, 0.05, 1.0, 0.05]), torch.tensor([0.5, 0.05, 0.5, 0.05])
-    theta = flat("theta", 4, support=constraints.positive)
+    # Flat, but starts are drawn near the prior: at one, where unconstrained space has its origin, no solver gets far.
+    theta = pyro.sample("theta", dist.LogNormal(loc.log(), 0.1).to_event(1).mask(False))
     prior = dist.Normal(loc, scale)
-    pyro.factor("theta prior", (prior.log_prob(theta) - (1 - prior.cdf(torch.zeros(()))).log()).sum())
+    pyro.factor("theta prior", (prior.log_prob(theta) - prior.cdf(2 * loc).log()).sum())  # truncated at zero
     z_init = pyro.sample("z_init", dist.LogNormal(torch.tensor(10.0).log(), 1.0).expand([2]).to_event(1))
     sigma = pyro.sample("sigma", dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1))
     logs = torch.cat([z_init.log().unsqueeze(0), trajectory(theta, z_init, len(later))])

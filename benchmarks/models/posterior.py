@@ -25,8 +25,8 @@ class Posterior:
     """A Pyro model with data and a reference to compare a fit with.
 
     Models and data are in double precision: run them under ``torch.set_default_dtype(torch.float64)``. Flat priors
-    cannot be sampled; ``pyroflows.fit`` knows where to start, Pyro's NUTS needs
-    ``init_strategy=pyroflows.guides.init_to_prior``.
+    cannot be sampled; ``pyroflows.fit`` knows where to start, Pyro needs to be told:
+    ``NUTS(model, max_plate_nesting=0, init_strategy=pyroflows.guides.init_to_prior)``.
 
     Args:
         folder: where the data are, below the data directory.
@@ -75,6 +75,11 @@ class Posterior:
         if self.ground_truth is not None:
             return None
         return self.to_sites(self._draws(data), *self.load(data)[1])
+
+    def known_means(self, data: str | Path) -> Draws:
+        """The means in ``ground_truth`` as values of the sites."""
+        truth = read_npz(Path(data) / self.folder / "ground_truth.npz")
+        return {site: truth[f"{name}_MEAN"] for site, name in (self.ground_truth or {}).items()}
 
     def _draws(self, data: str | Path) -> Draws:
         folder = Path(data) / self.folder
