@@ -5,13 +5,18 @@ import os
 import sys
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+
+from pyroflows.infer import capture, log_joint
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("PYROFLOWS_DATA", ROOT.parent / "shared" / "data"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import hmc  # noqa: E402
 from check_models import LIMIT, density_of, scored, stein  # noqa: E402
 from models import POSTERIORS  # noqa: E402
 from models.density import decaying_sum, log_chain  # noqa: E402
@@ -60,6 +65,16 @@ def test_quantities_are_those_of_the_reference(name: str) -> None:
     assert all(0 < error < sd for _, sd, error in reference.values())
     if posterior.ground_truth is None:
         assert all(abs(float(found[n].mean()) - m) < 1e-6 * sd for n, (m, sd, _) in reference.items())
+
+
+@needs_data
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_can_be_traced(name: str) -> None:
+    density = density_of(POSTERIORS[name], DATA)
+    z = (density.space.start + 0.1 * torch.randn(3, density.size)).requires_grad_()
+    (value, gradients), again = capture(lambda: density(z).sum(), parameters=[z])(), density(z).sum()
+    torch.testing.assert_close(value, again.detach())
+    torch.testing.assert_close(gradients, list(torch.autograd.grad(again, z)))
 
 
 @needs_data
@@ -118,3 +133,11 @@ def test_log_chain(size: int) -> None:
     for matrix in steps.exp().unbind(-1):
         product = product @ matrix
     torch.testing.assert_close(log_chain(steps), product.log())
+
+
+def test_hmc_finds_the_moments_of_a_gaussian() -> None:
+    scale = torch.tensor([0.01, 1.0, 30.0])
+    density = log_joint(lambda: pyro.sample("x", dist.Normal(scale, scale).to_event(1)))
+    x = hmc.sample(density, torch.zeros(3), warmup=50, keep=50) / scale
+    assert (x.mean((0, 1)) - 1).abs().max() < 0.1
+    assert (x.flatten(0, 1).std(0) - 1).abs().max() < 0.1
