@@ -80,7 +80,9 @@ def gp_factor(rho: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
     """Cholesky factors of the covariance, ``(..., n, n)`` for parameters of shape ``(...)``."""
     rho, alpha = rho[..., None, None], alpha[..., None, None]
     covariance = alpha.square() * (-0.5 * ((x.unsqueeze(-1) - x) / rho).square()).exp()
-    return torch.linalg.cholesky(covariance + 1e-10 * torch.eye(len(x)).to(x))
+    # One particle whose covariance is singular in double precision becomes NaN; the others go on.
+    factor, failed = torch.linalg.cholesky_ex(covariance + 1e-10 * torch.eye(len(x)).to(x))
+    return torch.where(failed[..., None, None] == 0, factor, torch.nan)
 
 
 def read_gp(folder: Path) -> tuple[Tensor, Tensor]:
