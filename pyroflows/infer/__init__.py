@@ -1,23 +1,34 @@
 """Inference on the log joint of a Pyro model."""
 
+from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
 from .objectives import log_weights
+from .pathfinder import pathfinder
 from .speed import SpeedUp
+from .starts import Attempt, best_start
 from .trainer import History, Trainer
 
 __all__ = [
+    "Attempt",
     "CompiledTrace_ELBO",
+    "Gaussian",
     "Graph",
     "History",
     "LogJoint",
     "SpeedUp",
     "Trainer",
     "Untraceable",
+    "batch_and_match",
+    "best_start",
     "capture",
+    "elbo",
     "flatten",
     "log_joint",
     "log_weights",
+    "pathfinder",
+    "score",
 ]
