@@ -44,7 +44,7 @@ def best_start(
         dim: the number of dimensions.
         start: the plain start, standard normal in torch's default dtype unless given. Its dtype and device are used
             throughout, of which float64 is the safe one; a path begins at its mean, too.
-        seconds: for the paths and for each match, about. Up to some 100 dimensions far less is needed.
+        seconds: most for the path and for each match, about; small smooth models need far less.
 
     Returns:
         The Gaussian, and what was tried.
