@@ -1,11 +1,13 @@
 """Inference on the log joint of a Pyro model."""
 
+from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
-from .gaussian import Gaussian
+from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
 from .objectives import log_weights
+from .pathfinder import pathfinder
 from .polish import ascend, polish
 from .speed import SpeedUp
 from .starts import Attempt, best_start
@@ -25,12 +27,16 @@ __all__ = [
     "Trainer",
     "Untraceable",
     "ascend",
+    "batch_and_match",
     "best_start",
     "capture",
+    "elbo",
     "flatten",
     "log_joint",
     "log_weights",
+    "pathfinder",
     "polish",
     "reason_to_stop",
+    "score",
     "trend",
 ]

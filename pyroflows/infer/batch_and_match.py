@@ -1,6 +1,7 @@
 """Batch and match: a full-rank Gaussian learnt from scores, without a step size to tune."""
 
 import math
+import time
 
 import torch
 from torch import Tensor
@@ -9,22 +10,27 @@ from .gaussian import Gaussian, LogDensity, score
 
 # Updates over which the weight of a batch falls to zero at the end, and those between two looks at the ELBO.
 COOLING, LOOK = 50, 20
+# An update may cost as many nats as there are dimensions, and so many more.
+FALL = 10.0
 # More draws than this are not worth their time in high dimensions, where updates then have low rank.
 MOST_DRAWS = 256
 
 
-def batch_and_match(log_density: LogDensity, start: Gaussian, *, iterations: int = 150) -> Gaussian:
+def batch_and_match(
+    log_density: LogDensity, start: Gaussian, *, iterations: int = 150, seconds: float = math.inf
+) -> Gaussian:
     """Moves a Gaussian until its score equals that of ``log_density`` at its own draws, as nearly as it can.
 
     Each update draws ``max(64, min(2 D, 256))`` points and solves for the Gaussian that matches their scores and
-    stays near the one before. The batch counts less and less, so that noise averages out. An update that is not
-    finite, or leads to where most draws have no finite density, is undone and the weight halved for good. Ends
-    early when the ELBO has levelled off, or when nothing moves. Where the target is Gaussian this finds it.
+    stays near the one before. Batches count less and less. An update that is not finite, or after which the ELBO has
+    fallen far or half of the draws have no density, is undone and the weight halved for good. Ends early when the
+    ELBO is level or nothing moves. A target that is Gaussian is found exactly.
 
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: where to begin; its dtype and device are used throughout.
         iterations: most updates, one call for a batch of scores each.
+        seconds: when to stop at the latest, which is felt beyond some 300 dimensions.
 
     Example:
         >>> target = Gaussian(torch.tensor([3.0, -1.0]).double(), torch.tensor([[2.0, 0.0], [1.0, 0.1]]).double())
@@ -36,17 +42,19 @@ def batch_and_match(log_density: LogDensity, start: Gaussian, *, iterations: int
         Batch and match: black-box variational inference with a score-based divergence. Cai, Modi, Pillaud-Vivien,
         Margossian, Gower, Blei, Saul, 2024. https://arxiv.org/abs/2402.14758 (algorithm 1 and equation 10).
     """
+    deadline = time.monotonic() + seconds
     state = last = start.loc, start.scale_tril
     dim, t, end, shrink = len(start.loc), 0, iterations, 1.0
     batch, trace = max(64, min(2 * dim, MOST_DRAWS)), []
-    while t < end and shrink > 1e-6:
+    while t < end and shrink > 1e-6 and time.monotonic() < deadline:
         noise = torch.randn(batch, dim, dtype=start.loc.dtype, device=start.loc.device)
         value, grads = score(log_density, state[0] + noise @ state[1].mT)
         good, t = value.isfinite(), t + 1
-        if 2 * int(good.sum()) < batch:
+        level = (value[good].mean() + torch.linalg.slogdet(state[1]).logabsdet).item()
+        if 2 * int(good.sum()) < batch or (trace and level < trace[-1] - FALL - dim):
             state, shrink = last, shrink / 2
             continue
-        trace.append((value[good].mean() + torch.linalg.slogdet(state[1]).logabsdet).item())
+        trace.append(level)
         if end == iterations and _is_level(trace):
             end = min(t + COOLING, iterations)
         weight = shrink * batch * dim / t * min(1.0, (end + 1 - t) / COOLING) ** 2
@@ -55,8 +63,7 @@ def batch_and_match(log_density: LogDensity, start: Gaussian, *, iterations: int
             shrink /= 2
             continue
         last, state = state, (state[0] + state[1] @ shift, state[1] @ change)
-        moved = max(shift.abs().max(), (change - torch.eye(dim).to(change)).abs().max())
-        if moved < math.sqrt(torch.finfo(change.dtype).eps):
+        if shift.norm() + torch.dist(change, torch.eye(dim).to(change)) < torch.finfo(change.dtype).eps ** 0.5:
             break
     return Gaussian.from_root(*state)
 

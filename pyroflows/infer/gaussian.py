@@ -58,19 +58,21 @@ class Gaussian:
 def elbo(log_density: LogDensity, gaussian: Gaussian, num: int = 512) -> float:
     """The mean of ``log_density(z) - log q(z)`` over draws of a Gaussian ``q``, in nats.
 
-    Where the log density is not finite at a draw, NaN included, the ELBO is ``-inf``.
+    Draws come in pairs on opposite sides of the mean, which takes out the noise of its first order. Where the log
+    density is not finite at a draw, NaN included, the ELBO is ``-inf``.
 
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``.
         gaussian: the distribution ``q``.
-        num: how many draws.
+        num: how many draws, an even number.
 
     Example:
         >>> q = Gaussian(torch.zeros(2), torch.eye(2))
         >>> elbo(lambda z: q.log_prob(z) + 3.0, q)
         3.0
     """
-    z = gaussian.sample(num)
+    z = gaussian.sample(num // 2)
+    z = torch.cat([z, 2 * gaussian.loc - z])
     mean = (values(log_density, z) - gaussian.log_prob(z)).mean().item()
     return mean if math.isfinite(mean) else -math.inf
 

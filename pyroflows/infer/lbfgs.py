@@ -88,10 +88,9 @@ def _search(
         enough = found[1] >= value + 1e-4 * t * slope
         steep = (found[2] * direction).sum(-1) > 0.9 * slope
         taken = searching & enough
-        best = tuple(
-            torch.where(taken if b.dim() == 1 else taken[:, None], f, b) for f, b in zip(found, best, strict=True)
-        )
-        searching = searching & ~(enough & ~steep)
+        masks = taken[:, None], taken, taken[:, None]
+        best = tuple(map(torch.where, masks, found, best))
+        searching = searching & (steep | ~enough)
         low, high = torch.where(enough, t, low), torch.where(enough, high, t)
         t = torch.where(searching, torch.where(high.isinf(), 2 * low, (low + high) / 2), t)
     return best

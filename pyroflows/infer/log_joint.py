@@ -116,7 +116,7 @@ class LogJoint:
         if not self._one_by_one:
             try:
                 return torch.func.vmap(self._single, randomness="same")(rows)
-            except Untraceable:
+            except (Untraceable, torch.linalg.LinAlgError):  # of a matrix at one row, which says nothing about vmap
                 raise
             except RuntimeError as error:
                 # A model that fails on one row by itself has its own error to show.

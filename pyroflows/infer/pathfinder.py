@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from torch import Tensor
 from .gaussian import Gaussian, LogDensity, elbo, score, values
 from .lbfgs import Path, climb
 
-# Iterates of each path that are judged, and the draws that compare their Gaussians.
-ITERATES, DRAWS = 24, 32
-# Best Gaussians that are judged again, by more draws.
+# Places on each path, of which every so many are looked at first, and pairs of draws to compare them by.
+PLACES, STRIDE, PAIRS = 24, 4, 16
+# Best places that are judged again, by more draws.
 FINALISTS = 8
 # Beyond so many dimensions the curvature is a diagonal, estimated along so many random directions.
 DENSE, DIRECTIONS = 200, 32
@@ -23,12 +23,12 @@ Candidate = tuple[float, Tensor, Tensor]
 
 
 def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float = 6.0) -> Gaussian:
-    """The Gaussian of best ELBO on L-BFGS paths from up to four random starts, and from a given one.
+    """The Gaussian of best ELBO on L-BFGS paths from four random starts, and from a given one.
 
-    At some 24 iterates of each path, close at first and ever further apart, the Hessian is taken by differences of
-    the score, with the absolute values of its eigenvalues. Its inverse is the covariance, around the iterate and
-    around its Newton step. The mode itself counts for nothing: hierarchical models may have none. Beyond 200
-    dimensions only the diagonal of the Hessian is estimated, from random directions.
+    At some 24 places on each path, close at first and ever further apart, the Hessian is taken by differences of the
+    score, with the absolute values of its eigenvalues. Its inverse is the covariance, around the place itself and
+    around its Newton step. Every fourth place is looked at, then those around the best. The mode itself counts for
+    nothing: hierarchical models may have none. Beyond 200 dimensions only the diagonal of the Hessian is estimated.
 
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable, and finite near the starts.
@@ -50,16 +50,11 @@ def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float =
         https://arxiv.org/abs/2108.03782 (the idea; the covariance here is not that of L-BFGS).
     """
     deadline = time.monotonic() + seconds
-    starts = _starts(log_density, start)
-    noise, best = torch.randn(DRAWS, starts.shape[1]).to(starts), []
-    for z, grad in _iterates(climb(log_density, starts, seconds=seconds / 2)):
-        found = _candidates(log_density, z, grad, noise)
-        best = sorted([*best, *found], key=lambda candidate: -candidate[0])[:FINALISTS]
-        if best and time.monotonic() > deadline:
-            break
-    finalists = [Gaussian.from_root(loc, root) for _, loc, root in best]
-    judged = [(elbo(log_density, gaussian), gaussian) for gaussian in finalists]
-    if max((e for e, _ in judged), default=-math.inf) == -math.inf:
+    paths = climb(log_density, _starts(log_density, start), seconds=seconds / 2)
+    finalists = _candidates(log_density, paths, deadline)[:FINALISTS]
+    gaussians = [Gaussian.from_root(loc, root) for level, loc, root in finalists if level > -math.inf]
+    judged = [(elbo(log_density, gaussian), gaussian) for gaussian in gaussians]
+    if max((level for level, _ in judged), default=-math.inf) == -math.inf:
         raise FloatingPointError(
             "pathfinder found no Gaussian with a finite ELBO: pass a start at which the log density is finite, and "
             "check that it is finite around it"
@@ -78,32 +73,45 @@ def _starts(log_density: LogDensity, start: int | Tensor) -> Tensor:
     width = given.new_tensor([2.0, 2.0, 0.2, 0.2])[:, None, None]
     tries = width * (2 * torch.rand(4, 16, given.shape[1]).to(given) - 1)
     finite = values(log_density, tries.flatten(0, 1)).isfinite().reshape(4, 16)
-    first = tries[range(4), finite.int().argmax(1)]
-    return torch.cat([given, first])
+    return torch.cat([given, tries[range(4), finite.int().argmax(1)]])
 
 
-def _iterates(paths: list[Path]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Geometrically spaced iterates and their gradients: from the ends back, every fourth of each path first."""
-    chosen = []
-    for path in paths:
-        last = len(path.points) - 1
-        spaced = {round(last ** (i / (ITERATES - 1))) for i in range(ITERATES)}
-        chosen += [(rank % 4, path, t) for rank, t in enumerate(sorted(spaced, reverse=True))]
-    for _, path, t in sorted(chosen, key=lambda choice: choice[0]):
-        yield path.points[t], path.grads[t]
+def _candidates(log_density: LogDensity, paths: list[Path], deadline: float) -> list[Candidate]:
+    """The best Gaussian at each place that is looked at, best first."""
+    places = [(rank, path, t) for path in paths for rank, t in enumerate(_spaced(len(path.points)))]
+    noise = torch.randn(PAIRS, paths[0].points.shape[1]).to(paths[0].points)
+    found: dict[int, Candidate] = {}
+
+    def judge(chosen: Iterable[int]) -> None:
+        for i in chosen:
+            if not found or time.monotonic() < deadline:
+                _, path, t = places[i]
+                found[i] = _best_at(log_density, path.points[t], path.grads[t], torch.cat([noise, -noise]))
+
+    judge(i for i, (rank, _, _) in enumerate(places) if rank % STRIDE == 0)
+    best = max(found, key=lambda i: found[i][0])
+    judge(i for i in range(max(best - STRIDE + 1, 0), min(best + STRIDE, len(places))) if i not in found)
+    return sorted(found.values(), key=lambda candidate: -candidate[0])
 
 
-def _candidates(log_density: LogDensity, z: Tensor, grad: Tensor, noise: Tensor) -> list[Candidate]:
-    """ELBO, mean and root of the covariance of the Gaussians at an iterate and at its Newton step."""
+def _spaced(length: int) -> list[int]:
+    """Geometrically spaced places on a path, from its end back."""
+    last = length - 1
+    return sorted({round(last ** (i / (PLACES - 1))) for i in range(PLACES)} if last else {0}, reverse=True)
+
+
+def _best_at(log_density: LogDensity, z: Tensor, grad: Tensor, noise: Tensor) -> Candidate:
+    """ELBO, mean and root of the covariance of the best Gaussian at a place or its Newton step."""
     root = _dense_root(log_density, z) if len(z) <= DENSE else _diagonal_root(log_density, z)
     if not root.isfinite().all():
-        return []
-    found = [(loc, width * root) for loc in (z, z + root @ (root.mT @ grad)) for width in WIDTHS]
-    draws = torch.cat([loc + noise @ root.mT for loc, root in found])
-    means = values(log_density, draws).reshape(len(found), len(noise)).mean(1)
-    entropies = torch.stack([torch.linalg.slogdet(root).logabsdet for _, root in found])
-    judged = zip((means + entropies).tolist(), found, strict=True)
-    return [(elbo, *candidate) for elbo, candidate in judged if math.isfinite(elbo)]
+        return -math.inf, z, root
+    tried = [(loc, width * root) for loc in (z, z + root @ (root.mT @ grad)) for width in WIDTHS]
+    draws = torch.cat([loc + noise @ root.mT for loc, root in tried])
+    means = values(log_density, draws).reshape(len(tried), len(noise)).mean(1)
+    entropy = torch.linalg.slogdet(root).logabsdet.item()
+    levels = [mean + entropy + len(z) * math.log(width) for mean, width in zip(means.tolist(), 2 * WIDTHS, strict=True)]
+    best = max(range(len(tried)), key=levels.__getitem__)
+    return levels[best], *tried[best]
 
 
 def _dense_root(log_density: LogDensity, z: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ def _diagonal_root(log_density: LogDensity, z: Tensor) -> Tensor:
 
 
 def _differences(log_density: LogDensity, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Step sizes ``(D,)``, and the fall of the score along each direction, scaled by them, in one batched call."""
+    """Step sizes ``(D,)``, and by how much the score falls along each direction, in one batched call."""
     step = torch.finfo(z.dtype).eps ** (1 / 3) * z.abs().clamp_min(1.0)
     found, grads = score(log_density, torch.cat([z - step * directions, z + step * directions]))
     below, above = grads.chunk(2)

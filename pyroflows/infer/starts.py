@@ -1,9 +1,11 @@
 """Where a variational fit starts: the best of several Gaussians."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo
@@ -18,11 +20,13 @@ class Attempt:
         name: how it was found.
         elbo: its ELBO in nats, ``-inf`` if the log density was not finite at a draw.
         seconds: what it took.
+        gaussian: what was found, None if nothing.
     """
 
     name: str
     elbo: float
     seconds: float
+    gaussian: Gaussian | None = field(repr=False)
 
 
 def best_start(
@@ -41,7 +45,7 @@ def best_start(
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: the plain start. Its dtype and device are used throughout, of which float64 is the safe one; a path
             begins at its mean, too.
-        seconds: for the paths, about; see :func:`~pyroflows.infer.pathfinder`.
+        seconds: most for the path and for each match, about; small smooth models need far less.
         note: is told of each attempt.
 
     Raises:
@@ -57,27 +61,28 @@ def best_start(
         >>> best.loc.allclose(target.loc)
         True
     """
-    found: dict[str, Gaussian] = {}
-    tried = []
-
-    def attempt(name: str, make: Callable[[], Gaussian]) -> None:
-        began = time.monotonic()
-        try:
-            found[name] = make()
-            reached = elbo(log_density, found[name])
-        except FloatingPointError:
-            reached = -math.inf
-        tried.append(Attempt(name, reached, time.monotonic() - began))
-        note(tried[-1])
-
-    attempt("start", lambda: start)
-    attempt("path", lambda: pathfinder(log_density, start.loc, seconds=seconds))
-    for name, gaussian in list(found.items()):
-        attempt(f"{name}, matched", lambda gaussian=gaussian: batch_and_match(log_density, gaussian))
+    tried = [
+        _attempt("start", log_density, lambda: start),
+        _attempt("path", log_density, partial(pathfinder, log_density, start.loc, seconds=seconds)),
+    ]
+    for attempt in tried[:]:
+        if attempt.gaussian is not None:
+            make = partial(batch_and_match, log_density, attempt.gaussian, seconds=seconds)
+            tried.append(_attempt(f"{attempt.name}, matched", log_density, make))
+    for attempt in tried:
+        note(attempt)
     best = max(tried, key=lambda attempt: attempt.elbo)
     if best.elbo == -math.inf:
         raise FloatingPointError(
             "no start has a finite ELBO: pass a narrow Gaussian as start, around a point at which the log density is "
             "finite, and see that it neither overflows nor takes logarithms or roots of negative numbers nearby"
         )
-    return found[best.name]
+    return best.gaussian
+
+
+def _attempt(name: str, log_density: LogDensity, make: Callable[[], Gaussian]) -> Attempt:
+    began, gaussian = time.monotonic(), None
+    with contextlib.suppress(FloatingPointError):
+        gaussian = make()
+    reached = -math.inf if gaussian is None else elbo(log_density, gaussian)
+    return Attempt(name, reached, time.monotonic() - began, gaussian)
