@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from cases import SMALL, moved
 from pyroflows import flows
-from pyroflows.bijectors import Affine, RQSpline, Shift
+from pyroflows.bijectors import Affine, Bend, RQSpline, Shift
 from pyroflows.transforms import Affine as AffineMap
 from pyroflows.transforms import Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular, Permute
 
@@ -122,7 +122,8 @@ def kinds(flow: Compose) -> list[type]:
 
 def test_layers() -> None:
     assert kinds(flows.nice(3, layers=4)) == [Coupling] * 4 + [AffineMap]
-    assert kinds(flows.realnvp(3, layers=5)) == [Coupling] * 5
+    assert kinds(flows.realnvp(3, layers=5)) == [Coupling] * 5 + [Elementwise] * 2
+    assert kinds(flows.realnvp(3, layers=2, bends=0)) == [Coupling] * 2
     assert kinds(flows.maf(3, layers=2)) == kinds(flows.iaf(3, layers=2)) == [Autoregressive] * 2
     assert kinds(flows.nsf(3, layers=2)) == [Coupling, Coupling, AffineMap]
     assert kinds(flows.nsf(3, structure="autoregressive", layers=1)) == [Autoregressive, AffineMap]
@@ -139,7 +140,8 @@ def test_one_dimension() -> None:
 
 
 def test_bijectors() -> None:
-    assert {part.bijector for part in layers_of(flows.realnvp(3, bound=1.5))} == {Affine(bound=1.5)}
+    assert {part.bijector for part in layers_of(flows.realnvp(3, bound=1.5, bends=1))} == {Affine(bound=1.5), Bend()}
+    assert [part.bijector for part in flows.realnvp(3, bends=3)][-3:] == [Bend(-1.0), Bend(0.0), Bend(1.0)]
     assert {part.bijector for part in flows.maf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in flows.iaf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in layers_of(flows.nice(3))[:-1]} == {Shift()}
@@ -158,7 +160,7 @@ def test_the_cheap_direction() -> None:
 
 def test_couplings_keep_random_halves_in_complementary_pairs() -> None:
     order, kept = torch.arange(7), []
-    for part in flows.realnvp(7, layers=6):
+    for part in flows.realnvp(7, layers=6, bends=0):
         if isinstance(part, Permute):
             order = order[part.order]
         else:

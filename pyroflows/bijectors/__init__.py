@@ -2,6 +2,7 @@
 
 from .affine import Affine, LeakyReLU, Shift
 from .base import Bijector
+from .bend import Bend
 from .spline import RQSpline
 
-__all__ = ["Affine", "Bijector", "LeakyReLU", "RQSpline", "Shift"]
+__all__ = ["Affine", "Bend", "Bijector", "LeakyReLU", "RQSpline", "Shift"]

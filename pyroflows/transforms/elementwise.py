@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..bijectors import Bijector
 from ..nets import Activation, Parameters
+from ..numeric import slope
 from .base import FlowTransform
 
 
@@ -46,9 +47,20 @@ class Elementwise(FlowTransform):
         self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        flat = self.params(context).unflatten(-1, (-1, self.bijector.param_count))
-        value, ladj = self.bijector.apply(z, self.bijector.unpack(flat), inverse)
+        value, ladj = self._each(z, context, inverse)
         return value, ladj.sum(-1)
+
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            value, ladj = self._each(x, context, False)
+            score = (score - slope([ladj], x, [torch.ones_like(ladj)])) * (-ladj.detach()).exp()
+        return value, ladj.detach().sum(-1), score
+
+    def _each(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The value and the ladj of each dimension."""
+        flat = self.params(context).unflatten(-1, (-1, self.bijector.param_count))
+        return self.bijector.apply(z, self.bijector.unpack(flat), inverse)
 
     def extra_repr(self) -> str:
         """Sizes and bijector."""
