@@ -139,20 +139,21 @@ def test_weights_that_are_all_zero() -> None:
     [
         (0.2, 0.1, "k-hat 0.20 < 0.7: good, the draws can be used as they are."),
         (0.65, 0.1, "k-hat 0.65 < 0.7: good, the draws can be used as they are."),
-        (0.2, 0.8, "k-hat 0.20 < 0.7: usable; averages should use the importance weights."),
-        (0.65, 0.8, "k-hat 0.65 < 0.7: usable; averages should use the importance weights."),
-        (0.9, 0.12, "k-hat 0.90 >= 0.7, but the log weights spread by only 0.12 nats: the bulk is right"),
-        (0.7, 0.8, "k-hat 0.70 >= 0.7: do not trust these draws. Fit for more steps"),
-        (np.nan, np.nan, "do not trust these draws"),
+        (0.2, 0.8, "k-hat 0.20 < 0.7: usable with weights: average by them"),
+        (0.65, 0.8, "k-hat 0.65 < 0.7: usable with weights: average by them"),
+        (0.9, 0.12, "k-hat 0.90 >= 0.7, but the log weights spread by only 0.12 nats: good in the bulk"),
+        (0.7, 0.8, "k-hat 0.70 >= 0.7: do not trust: the guide misses a part. Try posterior.refine"),
+        (np.nan, np.nan, "do not trust: the guide misses a part"),
     ],
 )
 def test_the_verdict(khat: float, sd: float, verdict: str) -> None:
-    found = Diagnostics(khat, sd, efficiency=0.5, elbo=-31.4, elbo_error=0.01, log_evidence=-31.3, draws=4000)
+    numbers = {"elbo": -31.4, "elbo_error": 0.01, "log_evidence": -31.3, "log_evidence_error": 0.02}
+    found = Diagnostics(khat, sd, efficiency=0.5, draws=4000, **numbers)
     assert verdict in found.verdict
     assert len(found.verdict.splitlines()) == 1
     first, second = str(found).splitlines()
     assert first == found.verdict
-    assert "ELBO -31.400 +- 0.010, log evidence (IS) -31.300, sd(log w)" in second
+    assert "ELBO -31.400 +- 0.010, log evidence (IS) -31.300 +- 0.020, sd(log w)" in second
     assert "ESS 50% of 4000 draws" in second
 
 
