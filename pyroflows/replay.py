@@ -1,6 +1,6 @@
 """A model run at many draws of its latents: derived values, likelihoods of the data, predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyro
 import torch
@@ -10,6 +10,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from .infer import LogJoint
+from .latents import Model
 
 # Rows that vmap runs at once: with many observations one likelihood a row and datum would fill the memory.
 ROWS = 1000
@@ -72,7 +73,8 @@ class Replay:
         """
         source = {"num_samples": draws} if isinstance(draws, int) else {"posterior_samples": draws}
         count = draws if isinstance(draws, int) else len(next(iter(draws.values())))
-        simulate = Predictive(poutine.uncondition(self.log_joint.model), return_sites=sites, **source)
+        model = unobserved(self.log_joint.model, [name for name in sites if name not in self.plates])
+        simulate = Predictive(model, return_sites=sites, **source)
         with pyro.validation_enabled(False), poutine.block():
             try:
                 found = simulate(*self.log_joint.args, **self.log_joint.kwargs)
@@ -94,6 +96,12 @@ class Replay:
     def _trace(self, row: Tensor) -> poutine.Trace:
         model = poutine.condition(self.log_joint.model, data=self.log_joint.constrain(row))
         return poutine.block(poutine.trace(model).get_trace)(*self.log_joint.args, **self.log_joint.kwargs)
+
+
+def unobserved(model: Model, sites: Iterable[str]) -> Model:
+    """The model with some observed sites sampled instead."""
+    # Pyro's own uncondition draws deterministic sites again too, in another shape inside plates.
+    return poutine.condition(model, data=dict.fromkeys(sites))
 
 
 def _plates_of_derived(node: dict) -> Plates:

@@ -73,19 +73,18 @@ def neutra(
     guide: AutoFlow,
     log_joint: LogJoint,
     *,
-    num_draws: int = 500,
+    num_draws: int = 1000,
     chains: int = 4,
-    warmup: int = 200,
+    warmup: int = 300,
     target_accept: float = 0.8,
     adapt_mass: bool = True,
     max_tree_depth: int = 10,
     compile: bool | None = None,
     progress: bool = False,
 ) -> Refined:
-    """NUTS of Pyro in the base space of the flow, where the posterior is nearly the base; exact in the limit.
+    """Pyro's NUTS in the base space of the flow, where the posterior is nearly the base; exact in the limit.
 
-    Each chain starts at a draw of the base. The log joint and its gradient are traced once and replayed. Chains run
-    one after another.
+    Each chain starts at a draw of the base. Chains run one after another; the gradient is traced once.
 
     Args:
         guide: its transform maps the base space to the unconstrained latents.
@@ -103,8 +102,8 @@ def neutra(
         ValueError: if there are too few draws or chains, or ``target_accept`` is not between 0 and 1.
 
     References:
-        NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport.
-        Hoffman, Sountsov, Dillon, Langmore, Tran, Vasudevan, 2019. https://arxiv.org/abs/1903.03704
+        NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport. Hoffman et al., 2019.
+        https://arxiv.org/abs/1903.03704
     """
     check_counts(LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
     if not 0 < target_accept < 1:
