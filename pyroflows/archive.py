@@ -1,6 +1,5 @@
 """A fitted guide as a file of numbers and strings, and back; nothing in the file is code."""
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,9 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises what comes first in a file that is not its own
         raise ValueError(f"expected a file of Posterior.save, got {str(path)!r}, which is not one") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"expected a file in the format {FORMAT!r}, got {str(path)!r}, which has another")

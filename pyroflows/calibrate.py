@@ -20,7 +20,7 @@ from .draws import Draws
 from .fit import fit as default_fit
 from .latents import Model, latent_nodes
 from .posterior import Posterior
-from .replay import unobserved
+from .replay import is_derived, unobserved
 
 # A p-value below this, over the number of scalars, is no accident.
 LEVEL = 0.01
@@ -231,7 +231,7 @@ def _with_arguments(model: Model, args: tuple, kwargs: dict, values: Mapping[str
 def _observed(trace: poutine.Trace) -> list[str]:
     """Sites that observe data: not those that hold a derived value or a factor."""
     nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample" and node["is_observed"]}
-    return [name for name, node in nodes.items() if not node["infer"].get("_deterministic") and node["value"].numel()]
+    return [name for name, node in nodes.items() if not is_derived(node) and node["value"].numel()]
 
 
 def _check(trace: poutine.Trace, sites: list[str]) -> None:

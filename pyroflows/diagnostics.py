@@ -109,7 +109,7 @@ class Diagnostics:
         if self.minibatch:
             return "do not trust"
         small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
-        if self.log_weight_sd < EXACT or (close and (small or not self.weighted)):
+        if close:
             return "good"
         if not small or self.efficiency * self.draws < FEW:
             return "do not trust"
@@ -127,14 +127,14 @@ class Diagnostics:
             return f"sd(log w) {self.log_weight_sd:.1e}: good, the weights are equal up to rounding."
         small = self.khat < KHAT_LIMIT
         found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
-        if self.grade == "good" and self.weighted:
-            return f"{found}: good, the weights can be relied on and are accounted for."
-        if self.grade == "good" and small:
-            return f"{found}: good, the draws can be used as they are."
-        if self.grade == "good":
+        if self.grade == "good" and not small:
             return (
                 f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: good in the bulk; "
-                f"do not rely on the far tail or on reweighting."
+                f"do not rely on the far tail, with weights or without."
+            )
+        if self.grade == "good":
+            return (
+                f"{found}: good, {'the weights are accounted for' if self.weighted else 'use the draws as they are'}."
             )
         if self.grade == "usable with weights":
             return f'{found}: usable with weights: average by them, or take draws of posterior.refine("resample").'
@@ -213,5 +213,5 @@ def mixing(values: Array) -> dict[str, float]:
     if np.ptp(values) == 0 or not np.isfinite(values).all():
         return {"ess": math.nan, "r-hat": math.nan}
     values = np.asarray(values, dtype=float)
-    ess = min(float(arviz.ess(values, method=method)) for method in ("bulk", "tail"))
+    ess = min(float(arviz.ess(values)), float(arviz.ess(values, method="tail", prob=(0.05, 0.95))))
     return {"ess": ess, "r-hat": float(arviz.rhat(values))}

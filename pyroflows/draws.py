@@ -98,7 +98,7 @@ class Draws(ABC):
             ValueError: if ``dims`` names no site or not all of a site's dimensions, ``prior`` is negative, the prior
                 cannot be sampled, or predictions and likelihoods are asked of a minibatch or of no data.
         """
-        observed = self.log_joint.observed()
+        observed = {k: v for k, v in self.log_joint.observed().items() if k not in self._replay.plates}
         values = {name: value for name, (value, _) in observed.items()}
         groups = {"posterior": self._by_chain(_numpy(self.draws)), "sample_stats": self.stats, "observed_data": values}
         groups |= self._predictions(list(observed), predictive, prior, log_likelihood)

@@ -6,6 +6,7 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.infer import Predictive
 from torch import Tensor
 
@@ -38,16 +39,14 @@ class Replay:
         self.log_joint = log_joint
         with torch.no_grad(), pyro.validation_enabled(False):
             nodes = self._trace(log_joint.space.start).nodes
-        #: Plates of each deterministic site, by name.
+        #: Plates of each derived site, by name.
         self.plates: dict[str, Plates] = {
-            name: _plates_of_derived(node)
-            for name, node in nodes.items()
-            if node.get("infer", {}).get("_deterministic")
+            name: _plates_of_derived(node) for name, node in nodes.items() if is_derived(node)
         }
         self._shapes = {name: node["value"].shape for name, node in nodes.items() if node["type"] == "sample"}
 
     def derived(self, z: Tensor) -> dict[str, Tensor]:
-        """Values of the ``pyro.deterministic`` sites at vectors ``(S, D)``, of shape ``(S, *site.shape)``."""
+        """Values of the derived sites at vectors ``(S, D)``, of shape ``(S, *site.shape)``."""
         if not self.plates:
             return {}
         return self._map(lambda trace: {name: trace.nodes[name]["value"] for name in self.plates}, z)
@@ -102,6 +101,14 @@ def unobserved(model: Model, sites: Iterable[str]) -> Model:
     """The model with some observed sites sampled instead."""
     # Pyro's own uncondition draws deterministic sites again too, in another shape inside plates.
     return poutine.condition(model, data=dict.fromkeys(sites))
+
+
+def is_derived(node: dict) -> bool:
+    """Whether a site of a trace holds a value computed from others: ``pyro.deterministic``, reparameterised sites."""
+    if node["type"] != "sample" or not node["is_observed"]:
+        return False
+    fn = node["fn"]
+    return isinstance(fn, MaskedDistribution) and isinstance(fn.base_dist, Delta)
 
 
 def _plates_of_derived(node: dict) -> Plates:

@@ -121,7 +121,7 @@ def test_a_narrow_guide_is_not_trusted() -> None:
 
 
 def test_a_close_guide_is_good() -> None:
-    assert "good, the draws can be used as they are" in about(1.1).diagnostics.verdict
+    assert "good, use the draws as they are" in about(1.1).diagnostics.verdict
 
 
 def test_the_summary_is_a_table_and_a_sentence() -> None:

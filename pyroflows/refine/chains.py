@@ -87,14 +87,14 @@ def neutra(
     Each chain starts at a draw of the base. Chains run one after another; the gradient is traced once.
 
     Args:
-        guide: its transform maps the base space to the unconstrained latents.
+        guide: maps the base space to the latents.
         log_joint: the model's log joint density.
         num_draws: draws kept of each chain.
         chains: how many chains.
-        warmup: draws of each chain that adapt the step size, and are left out.
+        warmup: draws of each that adapt the step size and are left out.
         target_accept: mean acceptance that the step size aims at.
         adapt_mass: adapt a diagonal mass matrix; the flow whitens already.
-        max_tree_depth: trajectories have at most two to this power steps.
+        max_tree_depth: at most two to this power steps a draw.
         compile: compile the gradient; None where that pays.
         progress: show a progress bar for each chain.
 
@@ -109,11 +109,9 @@ def neutra(
     if not 0 < target_accept < 1:
         raise ValueError(f"refine expected target_accept between 0 and 1, got {target_accept}")
     potential = Potential(guide, log_joint, GRADIENTS * chains * (warmup + num_draws), compile)
-    options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
-    found = []
-    for start in guide.get_posterior().base.sample((chains,)):
-        kernel = NUTS(potential_fn=potential, adapt_mass_matrix=adapt_mass, **options)
-        found.append(_run(kernel, start, num_draws, warmup, progress))
+    options = {"adapt_mass_matrix": adapt_mass, "target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
+    starts = guide.get_posterior().base.sample((chains,))
+    found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in starts]
     x = torch.stack([draws for draws, _ in found])
     stats = {name: np.stack([chain[name] for _, chain in found]) for name in found[0][1]}
     with torch.no_grad():
