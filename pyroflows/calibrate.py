@@ -39,6 +39,11 @@ class Calibration:
         draws: number of draws of each posterior: ranks go from 0 to this.
         failed: the errors of the fits that gave no posterior.
         untrusted: how many posteriors said themselves that they are not to be trusted.
+
+    Example:
+        >>> found = Calibration({"x": np.arange(200) // 4}, draws=99)  # never in the upper half of the draws
+        >>> found.p_values["x"] < 1e-6, found.verdict.split(":")[1:]
+        (True, [' do not trust', ' the posteriors are too high. Fit for more steps, or calibrate refined draws.'])
     """
 
     ranks: Mapping[str, NDArray]

@@ -94,7 +94,7 @@ class Posterior(Draws):
         return {} if self.log_joint.minibatch else weight_stats(self.log_weights, self.weights, self.khat)
 
     def refine(self, method: str, **options: object) -> Refined:
-        """Draws of the exact posterior, from the flow and the log joint; see [what to choose](trust.md).
+        """Draws that are those of the exact posterior in the limit, from the flow and the log joint.
 
         Args:
             method: ``"importance"`` for weighted draws, ``"resample"`` for draws picked by their weights, ``"imh"``
