@@ -81,10 +81,10 @@ class Calibration:
         return plots.plot_ranks(counts, self._expected, self._edges)
 
     def __str__(self) -> str:
-        rows = {}
+        rows, p_values = {}, self.p_values
         for label, ranks in report.labelled(self.ranks):
             place = ranks / self.draws
-            rows[label] = {"p": self.p_values[label], "mean rank": place.mean(), "sd / uniform": place.std() * 12**0.5}
+            rows[label] = {"p": p_values[label], "mean rank": place.mean(), "sd / uniform": place.std() * 12**0.5}
         return (
             f"{report.table(rows)}\n\n{self.verdict}\n{self.num_simulations} simulations, {self.draws} draws each, "
             f"{len(self.failed)} failed fits, {self.untrusted} posteriors not to be trusted by their own verdict"

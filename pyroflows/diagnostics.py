@@ -155,7 +155,8 @@ class ChainDiagnostics:
     """The quality of draws of a posterior by Markov chains.
 
     Args:
-        rhat: the largest rank-normalised split r-hat of the scalars; NaN where no chain moved.
+        rhat: the largest rank-normalised split r-hat of the scalars, of a single chain between its halves; NaN
+            where no chain moved.
         ess: the smallest effective sample size, of bulk or tails.
         acceptance: mean probability that a step was accepted.
         divergences: how many draws ended a trajectory whose energy was off.
@@ -214,4 +215,6 @@ def mixing(values: Array) -> dict[str, float]:
         return {"ess": math.nan, "r-hat": math.nan}
     values = np.asarray(values, dtype=float)
     ess = min(float(arviz.ess(values)), float(arviz.ess(values, method="tail", prob=(0.05, 0.95))))
-    return {"ess": ess, "r-hat": float(arviz.rhat(values))}
+    half = values.shape[1] // 2  # ArviZ compares two chains or more
+    several = values if len(values) > 1 else values[:, : 2 * half].reshape(2, half)
+    return {"ess": ess, "r-hat": float(arviz.rhat(several))}

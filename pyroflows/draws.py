@@ -85,7 +85,7 @@ class Draws(ABC):
         weights, where there are some, are ``psis_weight`` in ``sample_stats``.
 
         Args:
-            predictive: add ``posterior_predictive``, new data for each draw.
+            predictive: add ``posterior_predictive``, new data for each draw; one run of the model a draw.
             prior: add ``prior`` and ``prior_predictive``, of so many draws.
             log_likelihood: add ``log_likelihood`` of each datum, for ``arviz.loo`` and ``arviz.compare``.
             coords: labels by dimension name, for example ``{"school": names}``.

@@ -206,3 +206,10 @@ def test_chains_that_never_moved_have_no_rhat(rng: np.random.Generator) -> None:
     constant = ChainDiagnostics.of({"x": chains(rng), "constant": np.ones((4, 1000))}, 0.5)
     assert constant.grade == "good"
     assert np.isnan(constant.columns["constant"]["r-hat"])
+
+
+def test_a_single_chain_is_compared_with_itself(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
+    draws = rng.normal(size=(1, 1001))
+    assert ChainDiagnostics.of({"x": draws}, 0.8).grade == "good"
+    assert ChainDiagnostics.of({"x": draws + np.linspace(0, 3, 1001)}, 0.8).rhat > 1.2
+    assert not caplog.records

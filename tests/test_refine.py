@@ -232,11 +232,12 @@ def test_an_option_of_another_method() -> None:
         off().refine("importance", chains=4)
 
 
-def test_a_pool_without_weights() -> None:
+def test_draws_without_weights() -> None:
     def nowhere() -> None:
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
         pyro.factor("never", torch.where(x.abs() < 1e-12, 0.0, -torch.inf))
 
     posterior = of(nowhere, width=1.0, x=torch.tensor(0.0))
-    with pytest.raises(ValueError, match="expected a pool with weights, got no draw that has one"):
-        posterior.refine("resample", num_draws=10)
+    for method in ("importance", "resample"):
+        with pytest.raises(ValueError, match=r"expected draws with weights, got none in \d+ that has one"):
+            posterior.refine(method, num_draws=200)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..diagnostics import Diagnostics
 from ..guides import AutoFlow
@@ -22,15 +23,14 @@ def importance(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000) -
         num_draws: how many draws, 100 or more.
 
     Raises:
-        ValueError: if there are too few draws.
+        ValueError: if there are too few draws, or none has a weight.
 
     References:
         Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
         https://arxiv.org/abs/1507.02646
     """
     check_counts({"num_draws": LEAST}, num_draws=num_draws)
-    z, log_w = propose(guide, log_joint, num_draws)
-    found, weights = Diagnostics.of(log_w, weighted=True)
+    z, log_w, weights, found = _weigh(guide, log_joint, num_draws)
     return Refined("importance", log_joint, z[None], found, weight_stats(log_w, weights, found.khat), weights)
 
 
@@ -56,15 +56,21 @@ def resample(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000, poo
     """
     pool = max(5 * num_draws, LEAST) if pool is None and isinstance(num_draws, int) else pool
     check_counts({"pool": LEAST}, num_draws=num_draws, pool=pool)
-    z, log_w = propose(guide, log_joint, pool)
-    found, weights = Diagnostics.of(log_w, weighted=True)
-    if not np.isfinite(weights).all():
-        raise ValueError(
-            "refine expected a pool with weights, got no draw that has one: the guide misses the posterior"
-        )
+    z, _, weights, found = _weigh(guide, log_joint, pool)
     picked = systematic(weights, num_draws, float(torch.rand(())))
     stats = {"proposal": picked[None]}
     return Refined("resample", log_joint, z[torch.as_tensor(picked, device=z.device)][None], found, stats)
+
+
+def _weigh(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, NDArray, NDArray, Diagnostics]:
+    """Draws ``(count, D)``, their log weights and smoothed weights, and what these say."""
+    z, log_w = propose(guide, log_joint, count)
+    found, weights = Diagnostics.of(log_w, weighted=True)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior"
+        )
+    return z, log_w, weights, found
 
 
 def systematic(weights: NDArray, count: int, offset: float) -> NDArray:
