@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
-import pyroflows as pf
 from pyroflows import AutoFlow, Calibration, Posterior, calibrate, flows
 from pyroflows.infer import History, LogJoint
 
@@ -25,13 +24,6 @@ def means(y: Tensor | None = None) -> None:
     with pyro.plate("row", 3):
         mean = pyro.sample("mean", dist.Normal(1.0, 2.0))
         pyro.sample("y", dist.Normal(mean, SD), obs=y)
-
-
-def gamma(count: Tensor | None = None) -> None:
-    """A rate under a gamma prior, seen through Poisson counts."""
-    rate = pyro.sample("rate", dist.Gamma(3.0, 1.0))
-    with pyro.plate("row", 5):
-        pyro.sample("count", dist.Poisson(rate), obs=count)
 
 
 def exact(model: Callable, *args: object, factor: float = 1.0, shift: float = 0.0, **options: object) -> Posterior:
@@ -201,11 +193,3 @@ def part(y: Tensor) -> None:
 def test_bad_input(model: Callable, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         calibrate(model, torch.zeros(3), fit=exact, **SILENT, **options)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", [means, gamma])
-def test_fits_of_conjugate_models_are_calibrated(model: Callable) -> None:
-    quick = partial(pf.fit, flow=partial(flows.realnvp, layers=2), steps=100, num_particles=16)
-    found = calibrate(model, observed="y" if model is means else "count", fit=quick, **SILENT)
-    assert min(found.p_values.values()) > 0.01
