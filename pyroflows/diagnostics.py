@@ -1,6 +1,10 @@
-"""How good an approximate posterior is, from its importance weights. Plain numpy, and ArviZ for PSIS."""
+"""How good draws of a posterior are, from importance weights or chains. Plain numpy, and ArviZ for the statistics."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,11 @@ KHAT_LIMIT = 0.7
 CLOSE = 0.3
 # Below this the tail of the weights is rounding, and k-hat means nothing.
 EXACT = 0.01
+# Fewer effective draws than this, for each chain where there are some, are too few to average.
+FEW = 50
+# Chains disagree above this r-hat (Vehtari et al. 2021); trajectories that diverge are too many above this share.
+RHAT_LIMIT, DIVERGING = 1.01, 0.005
+REMEDY = 'Try posterior.refine("neutra"), more steps, more layers, or reparameterise the model.'
 
 
 def psis(log_weights: Array) -> tuple[Array, float]:
@@ -60,9 +69,13 @@ class Diagnostics:
         efficiency: effective sample size of the weighted draws over their number.
         elbo: mean of ``log p/q``, a lower bound of the log evidence, in nats.
         elbo_error: its standard error.
-        log_evidence: importance sampling estimate of the log evidence, in nats.
+        log_evidence: importance sampling estimate of the log evidence, in nats, from the weights as they are.
+        log_evidence_error: its standard error by the delta method, the relative error of the mean weight:
+            ``sqrt((1 / efficiency - 1) / draws)``, from the smoothed weights. It means nothing above the limit of
+            k-hat.
         draws: number of draws.
         minibatch: the weights are from one random part of the data, and so is all of the above.
+        weighted: the draws come with their weights, or were resampled by them.
     """
 
     khat: float
@@ -71,46 +84,137 @@ class Diagnostics:
     elbo: float
     elbo_error: float
     log_evidence: float
+    log_evidence_error: float
     draws: int
     minibatch: bool = False
+    weighted: bool = False
+    columns: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType({})
 
     @classmethod
-    def of(cls, log_weights: Array, minibatch: bool = False) -> tuple["Diagnostics", Array]:
+    def of(cls, log_weights: Array, minibatch: bool = False, weighted: bool = False) -> tuple["Diagnostics", Array]:
         """Computes everything, and the smoothed weights ``(S,)`` that sum to one."""
         with np.errstate(invalid="ignore"):  # weights of zero
             smoothed, khat = psis(log_weights)
             weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
-            evidence = np.logaddexp.reduce(log_weights) - np.log(count)
+            evidence = float(np.logaddexp.reduce(log_weights) - np.log(count))
             efficiency = float(1 / np.sum(weights**2) / count)
+            error = max(1 / efficiency - 1, 0.0) ** 0.5 / count**0.5
             elbo = float(np.mean(log_weights))
-        return cls(khat, sd, efficiency, elbo, sd / count**0.5, float(evidence), count, minibatch), weights
+        found = cls(khat, sd, efficiency, elbo, sd / count**0.5, evidence, error, count, minibatch, weighted)
+        return found, weights
+
+    @property
+    def grade(self) -> str:
+        """``"good"``, ``"usable with weights"`` or ``"do not trust"``."""
+        if self.minibatch:
+            return "do not trust"
+        small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
+        if close:
+            return "good"
+        if not small or self.efficiency * self.draws < FEW:
+            return "do not trust"
+        return "good" if self.weighted else "usable with weights"
 
     @property
     def verdict(self) -> str:
         """One sentence on what the k-hat and the spread of the log weights mean, and what to do."""
         if self.minibatch:
             return (
-                "judged on one random minibatch: k-hat, ELBO and evidence are not those of all the data. Score with "
-                "all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
+                "do not trust: judged on one random minibatch, k-hat, ELBO and evidence are not those of all the data. "
+                "Score with all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
             )
         if self.log_weight_sd < EXACT:
             return f"sd(log w) {self.log_weight_sd:.1e}: good, the weights are equal up to rounding."
-        small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
+        small = self.khat < KHAT_LIMIT
         found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
-        if small and close:
-            return f"{found}: good, the draws can be used as they are."
-        if small:
-            return f"{found}: usable; averages should use the importance weights."
-        if close:
+        if self.grade == "good" and not small:
             return (
-                f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: the bulk is right; "
-                f"do not rely on the far tail or on reweighting."
+                f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: good in the bulk; "
+                f"do not rely on the far tail, with weights or without."
             )
-        return f"{found}: do not trust these draws. Fit for more steps, with more layers, or reparameterise the model."
+        if self.grade == "good":
+            return (
+                f"{found}: good, {'the weights are accounted for' if self.weighted else 'use the draws as they are'}."
+            )
+        if self.grade == "usable with weights":
+            return f'{found}: usable with weights: average by them, or take draws of posterior.refine("resample").'
+        why = f"only {self.efficiency * self.draws:.0f} effective draws" if small else "the guide misses a part"
+        return f"{found}: do not trust: {why}. {REMEDY}"
 
     def __str__(self) -> str:
         return (
             f"{self.verdict}\n"
-            f"ELBO {self.elbo:.3f} +- {self.elbo_error:.3f}, log evidence (IS) {self.log_evidence:.3f}, "
+            f"ELBO {self.elbo:.3f} +- {self.elbo_error:.3f}, "
+            f"log evidence (IS) {self.log_evidence:.3f} +- {self.log_evidence_error:.3f}, "
             f"sd(log w) {self.log_weight_sd:.3f}, ESS {self.efficiency:.0%} of {self.draws} draws"
         )
+
+
+@dataclass(frozen=True)
+class ChainDiagnostics:
+    """The quality of draws of a posterior by Markov chains.
+
+    Args:
+        rhat: the largest rank-normalised split r-hat of the scalars, of a single chain between its halves; NaN
+            where no chain moved.
+        ess: the smallest effective sample size, of bulk or tails.
+        acceptance: mean probability that a step was accepted.
+        divergences: how many draws ended a trajectory whose energy was off.
+        draws: number of draws of all chains.
+        chains: number of chains.
+        columns: ``ess`` and ``r-hat`` of each scalar by label, for the summary.
+
+    References:
+        Rank-Normalization, Folding, and Localization: An Improved R-hat for Assessing Convergence of MCMC.
+        Vehtari, Gelman, Simpson, Carpenter, Bürkner, 2021. https://arxiv.org/abs/1903.08008
+    """
+
+    rhat: float
+    ess: float
+    acceptance: float
+    divergences: int
+    draws: int
+    chains: int
+    columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, scalars: Mapping[str, Array], acceptance: float, divergences: int = 0) -> "ChainDiagnostics":
+        """Computes everything for scalars of shape ``(chains, draws)`` by label."""
+        columns = {label: mixing(values) for label, values in scalars.items()}
+        moved = [row for row in columns.values() if not np.isnan(row["r-hat"])]
+        chains, draws = next(iter(scalars.values())).shape
+        rhat = max((row["r-hat"] for row in moved), default=math.nan)
+        ess = min((row["ess"] for row in moved), default=0.0)
+        return cls(rhat, ess, acceptance, divergences, chains * draws, chains, columns)
+
+    @property
+    def grade(self) -> str:
+        """``"good"`` or ``"do not trust"``."""
+        fine = self.rhat <= RHAT_LIMIT and self.ess >= FEW * self.chains
+        return "good" if fine and self.divergences <= DIVERGING * self.draws else "do not trust"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on whether the chains agree and have moved enough, and what to do."""
+        found = f"r-hat {self.rhat:.3f}, ESS {self.ess:.0f}, {self.divergences} divergences"
+        if self.grade == "good":
+            return f"{found}: good, the chains agree."
+        if self.divergences > DIVERGING * self.draws:
+            return f"{found}: do not trust: trajectories diverged. Raise target_accept, or reparameterise the model."
+        return f"{found}: do not trust: the chains have not mixed. Take more draws, or fit the flow for more steps."
+
+    def __str__(self) -> str:
+        return f"{self.verdict}\nacceptance {self.acceptance:.0%}, {self.chains} chains, {self.draws} draws"
+
+
+def mixing(values: Array) -> dict[str, float]:
+    """Effective sample size, the smaller of bulk and tails, and r-hat of one scalar's chains ``(chains, draws)``."""
+    import arviz
+
+    if np.ptp(values) == 0 or not np.isfinite(values).all():
+        return {"ess": math.nan, "r-hat": math.nan}
+    values = np.asarray(values, dtype=float)
+    ess = min(float(arviz.ess(values)), float(arviz.ess(values, method="tail", prob=(0.05, 0.95))))
+    half = values.shape[1] // 2  # ArviZ compares two chains or more
+    several = values if len(values) > 1 else values[:, : 2 * half].reshape(2, half)
+    return {"ess": ess, "r-hat": float(arviz.rhat(several))}

@@ -69,3 +69,26 @@ def _axes(rows: int, columns: int, size: tuple[float, float]) -> NDArray:
 
     _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     return axes
+
+
+def plot_ranks(counts: Mapping[str, NDArray], expected: NDArray, edges: NDArray) -> Any:
+    """Histograms of ranks beside what uniform ranks give; returns the Figure.
+
+    Args:
+        counts: how many ranks lie in each bin, ``(bins,)`` by label.
+        expected: how many would, ``(bins,)``.
+        edges: where bins begin and end, ``(bins + 1,)``.
+    """
+    columns = min(len(counts), 4)
+    rows = -(-len(counts) // columns)
+    axes = _axes(rows, columns, (3 * columns, 2 * rows + 0.5)).ravel()
+    # 98 % of a binomial count lie inside, about.
+    band = 2.33 * np.sqrt(expected * (1 - expected / expected.sum()))
+    for ax, (label, count) in zip(axes, counts.items(), strict=False):
+        ax.stairs(expected + band, edges, baseline=np.maximum(expected - band, 0), fill=True, color="0.85")
+        ax.stairs(expected, edges, color="0.5", ls="--")
+        ax.stairs(count, edges, color="C0", lw=1.5)
+        ax.set(title=label, xlabel="rank", ylim=(0, None))
+    for ax in axes[len(counts) :]:
+        ax.axis("off")
+    return axes[0].figure

@@ -1,22 +1,26 @@
-"""The result of a fit: draws, densities, diagnostics, ArviZ and pictures of a flow posterior."""
+"""The result of a fit: draws, densities, diagnostics, refinement, ArviZ and pictures of a flow posterior."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import plots, report
+from . import archive, plots, report
 from .diagnostics import Diagnostics
+from .draws import Draws
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .numeric import seeded
+from .refine import Refined, refine
+from .refine.refined import propose
+from .refine.weights import weight_stats
 
 
-class Posterior:
+class Posterior(Draws):
     """A fitted flow posterior of a Pyro model; made by :func:`pyroflows.fit`.
 
     Args:
@@ -27,6 +31,8 @@ class Posterior:
         seed: seed of these draws.
     """
 
+    weighted = False
+
     def __init__(
         self, guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int = 4000, seed: int = 0
     ) -> None:
@@ -34,29 +40,30 @@ class Posterior:
         self.num_draws, self.seed = num_draws, seed
 
     def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draws of every latent site, of shape ``(num_samples, *site.shape)``."""
-        return self.guide.sample(num_samples, seed=seed)
+        """New draws: latents and ``pyro.deterministic`` sites, ``(num_samples, *site.shape)`` by name."""
+        with torch.no_grad(), seeded(seed, self.guide.device):
+            z = self.guide.get_posterior().sample((num_samples,))
+        return self._values(z)
 
     def log_prob(self, samples: dict[str, Tensor]) -> Tensor:
-        """The posterior's log density at values of all sites, of shape ``(...)``."""
+        """The posterior's log density at values of all latent sites, of shape ``(...)``."""
         with torch.no_grad():
             return self.guide.log_prob(samples)
 
-    @functools.cached_property
-    def draws(self) -> dict[str, Tensor]:
-        """The fixed draws that the diagnostics are about, ``(num_draws, *site.shape)`` by site."""
-        return self.log_joint.constrain(self._scored[0])
+    @property
+    def vectors(self) -> Tensor:
+        """The fixed draws that the diagnostics are about, in unconstrained space, of shape ``(1, num_draws, D)``."""
+        return self._scored[0][None]
 
-    @functools.cached_property
+    @property
     def log_weights(self) -> NDArray:
         """``log p(draw, data) - log q(draw)`` of the fixed draws, shape ``(num_draws,)``, in nats."""
-        return self._scored[1].double().cpu().numpy()
+        return self._scored[1]
 
     @functools.cached_property
-    def _scored(self) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), seeded(self.seed, self.guide.device):
-            z, log_q = self.guide.get_posterior().rsample_and_log_prob((self.num_draws,))
-            return z, self.log_joint(z) - log_q
+    def _scored(self) -> tuple[Tensor, NDArray]:
+        with seeded(self.seed, self.guide.device):
+            return propose(self.guide, self.log_joint, self.num_draws)
 
     @functools.cached_property
     def _judged(self) -> tuple[Diagnostics, NDArray]:
@@ -81,64 +88,86 @@ class Posterior:
             )
         return self._judged[1]
 
-    def summary(self, *, weighted: bool = False, mass: float = 0.9) -> report.Summary:
-        """Mean, sd and central interval of every scalar, and a sentence on the k-hat.
+    @property
+    def stats(self) -> dict[str, NDArray]:
+        """Log weights, PSIS weights and k-hat, each ``(1, num_draws)``; nothing for a minibatch."""
+        return {} if self.log_joint.minibatch else weight_stats(self.log_weights, self.weights, self.khat)
+
+    def refine(self, method: str, **options: object) -> Refined:
+        """Draws that are those of the exact posterior in the limit, from the flow and the log joint.
 
         Args:
-            weighted: use the importance weights rather than the draws as they are.
-            mass: probability inside the interval.
-        """
-        draws = {name: value.cpu().numpy() for name, value in self.draws.items()}
-        if not 0 < mass < 1:
-            raise ValueError(f"expected a mass between 0 and 1, got {mass}")
-        weights = self.weights if weighted else None
-        return report.summarize(draws, weights, mass, str(self.diagnostics))
-
-    def to_arviz(self, *, coords: Mapping[str, Sequence] | None = None, dims: Mapping | None = None) -> Any:
-        """The fixed draws as an ArviZ object, with log weights and k-hat in ``sample_stats``.
-
-        Dimensions are named by the plates that they come from.
-
-        Args:
-            coords: labels by dimension name, for example ``{"school": names}``.
-            dims: names of a site's dimensions by site, where a plate does not name them.
+            method: ``"importance"`` for weighted draws, ``"resample"`` for draws picked by their weights, ``"imh"``
+                for Metropolis chains with the flow as proposal, ``"neutra"`` for NUTS in the flow's base space.
+            options: those of :func:`~pyroflows.refine.importance`, :func:`~pyroflows.refine.resample`,
+                :func:`~pyroflows.refine.imh` or :func:`~pyroflows.refine.neutra`: for one ``num_draws``.
 
         Returns:
-            ``InferenceData`` with ArviZ 0.x, an xarray ``DataTree`` with 1.x.
+            Draws that are read in the same way: ``sample``, ``draws``, ``summary``, ``to_arviz``, ``plot_pairs``.
+
+        Raises:
+            ValueError: if the method is unknown, the log joint is of a minibatch, or there are too few draws.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyroflows import flows, log_joint
+            >>> def model():
+            ...     pyro.sample("x", dist.Normal(0.0, 1.0))
+            >>> guide = AutoFlow(model, flows.full_rank, init_scale=1.2).setup()
+            >>> posterior = Posterior(guide, log_joint(model), History())
+            >>> chains = posterior.refine("imh", num_draws=500, chains=2)
+            >>> chains.draws["x"].shape, chains.diagnostics.chains
+            (torch.Size([1000]), 2)
         """
-        stats = {}
-        if not self.log_joint.minibatch:
-            stats = {"log_weight": self.log_weights, "psis_weight": self.weights}
-            stats["khat"] = np.full(self.num_draws, self.khat)
-        observed = self.log_joint.observed()
-        groups = {
-            "posterior": {name: value.cpu().numpy()[None] for name, value in self.draws.items()},
-            "sample_stats": {name: value[None] for name, value in stats.items()},
-            "observed_data": {name: value for name, (value, _) in observed.items()},
-        }
-        named = {site.name: _dims(site.name, site.plates, len(site.shape)) for site in self.log_joint.space.sites}
-        named |= {name: _dims(name, plates, value.ndim) for name, (value, plates) in observed.items()}
-        return report.inference_data(groups, named | dict(dims or {}), coords)
+        return refine(method, self.guide, self.log_joint, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the guide's numbers, the history and what tells the model apart; no code and no data.
+
+        Parameters of the model itself are not written: use ``pyro.get_param_store().save``.
+        """
+        torch.save(archive.pack(self.guide, self.log_joint, self.history, self.num_draws, self.seed), path)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: Callable, *args: object, guide: AutoFlow | None = None, **kwargs: object
+    ) -> "Posterior":
+        """Reads what :meth:`save` wrote, for the same model, arguments and kind of guide.
+
+        Args:
+            path: the file.
+            model: the Pyro model.
+            args: the model's arguments.
+            guide: a new guide made like the saved one; by default ``AutoFlow(model)``.
+            kwargs: the model's keyword arguments.
+
+        Raises:
+            ValueError: if the file is of something else, or of other latents, another flow, or other data.
+        """
+        guide = (AutoFlow(model) if guide is None else guide).setup(*args, **kwargs)
+        density = LogJoint(model, args, kwargs, guide.space)
+        return cls(guide, density, *archive.unpack(archive.read(path), guide, density))
+
+    def report(self, path: str | Path | None = None) -> str:
+        """One page: the verdict, the table and how the fit went; written as HTML with pictures if given a path.
+
+        Args:
+            path: a file to write, for example ``"fit.html"``.
+
+        Returns:
+            The page's text.
+        """
+        history, title = self.history, f"Posterior of {', '.join(self.draws)}"
+        steps = f"{len(history.elbo)} steps, {history.bad_steps} dropped; stopped: {history.stopped or 'not said'}"
+        text = f"{title}\n\n{self.summary(weighted=self.diagnostics.grade == 'usable with weights')}\n{steps}"
+        if path is not None:
+            figures = [self.plot_loss()] if history.elbo else []
+            Path(path).write_text(report.page(title, text, [*figures, self.plot_pairs()]), encoding="utf-8")
+        return text
 
     def plot_loss(self) -> Any:
         """The ELBO over the steps of the fit; returns a matplotlib Figure."""
         return plots.plot_elbo(self.history.elbo)
 
-    def plot_pairs(self, names: Sequence[str] | None = None, *, max_scalars: int = 6) -> Any:
-        """Scatter plots of pairs of scalars and their histograms; returns a matplotlib Figure.
-
-        Args:
-            names: sites to show, all by default.
-            max_scalars: how many scalars at most.
-        """
-        draws = self.draws if names is None else {name: self.draws[name] for name in names}
-        return plots.plot_pairs({k: v.cpu().numpy() for k, v in draws.items()}, max_scalars)
-
     def __repr__(self) -> str:
         return f"Posterior of {list(self.draws)} after {len(self.history.elbo)} steps.\n{self.diagnostics}"
-
-
-def _dims(name: str, plates: Sequence[str | None], rank: int) -> list[str]:
-    """One name for each dimension of a site: its plate, or as ArviZ would call it."""
-    plates = [*plates, *[None] * (rank - len(plates))]
-    return [plate or f"{name}_dim_{i}" for i, plate in enumerate(plates)]

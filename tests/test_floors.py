@@ -17,10 +17,13 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("flows", "distributions", "latents"),
     ("guides", "check"),
     ("infer",),
-    ("diagnostics", "report"),
+    ("diagnostics", "report", "replay", "archive"),
     ("plots",),
+    ("draws",),
+    ("refine",),
     ("posterior",),
     ("fit",),
+    ("calibrate",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = {str(f.relative_to(PACKAGE)): f for f in sorted(PACKAGE.rglob("*.py"))}

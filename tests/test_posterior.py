@@ -102,7 +102,7 @@ def test_the_exact_posterior_is_recognised() -> None:
 def test_a_wide_guide_is_usable_with_weights() -> None:
     posterior = about(1.5)
     assert posterior.khat < 0.3
-    assert "usable; averages should use the importance weights" in posterior.diagnostics.verdict
+    assert "usable with weights: average by them" in posterior.diagnostics.verdict
     assert posterior.diagnostics.log_evidence == pytest.approx(-2.0, abs=0.05)
     raw, weighted = posterior.summary(), posterior.summary(weighted=True)
     for label in ("x[0]", "x[1]"):
@@ -116,12 +116,12 @@ def test_a_wide_guide_is_usable_with_weights() -> None:
 def test_a_narrow_guide_is_not_trusted() -> None:
     posterior = about(0.15)
     assert posterior.khat == posterior.diagnostics.khat > 0.7
-    assert "do not trust these draws" in posterior.diagnostics.verdict
+    assert "do not trust: the guide misses a part" in posterior.diagnostics.verdict
     assert posterior.diagnostics.elbo < posterior.diagnostics.log_evidence
 
 
 def test_a_close_guide_is_good() -> None:
-    assert "good, the draws can be used as they are" in about(1.1).diagnostics.verdict
+    assert "good, use the draws as they are" in about(1.1).diagnostics.verdict
 
 
 def test_the_summary_is_a_table_and_a_sentence() -> None:

@@ -33,7 +33,7 @@ def fitted(**options: object) -> pyroflows.Posterior:
 
 def test_a_minibatch_is_not_taken_for_the_data() -> None:
     posterior = fitted(rows=2)
-    assert posterior.diagnostics.verdict.startswith("judged on one random minibatch")
+    assert posterior.diagnostics.verdict.startswith("do not trust: judged on one random minibatch")
     with pytest.raises(ValueError, match="expected a log joint of all the data, got one of a minibatch"):
         _ = posterior.weights
     assert "psis_weight" not in getattr(posterior.to_arviz(), "sample_stats", {})

@@ -1,44 +1,22 @@
-"""Diagnostics, tables and ArviZ objects from arrays alone.
+"""Tables and ArviZ objects from arrays alone.
 
-Nothing here imports torch, and the modules are loaded by their paths: so these tests also run where only ArviZ is
-installed, as with ``python -m pytest --noconftest tests/test_report.py`` under ArviZ 1.x.
+Runs also where only ArviZ is installed: ``python -m pytest --noconftest tests/test_report.py`` under ArviZ 1.x.
 """
 
-import importlib.util
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from types import ModuleType
 
 import arviz
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-PACKAGE = Path(__file__).parents[1] / "pyroflows"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_alone", PACKAGE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-diagnostics, report = load("diagnostics"), load("report")
-Diagnostics = diagnostics.Diagnostics
+from alone import PACKAGE, report
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-def log_weights(rng: np.random.Generator, sd: float, draws: int = 4000) -> NDArray:
-    """Log weights of a normal target of sd 1 under a proposal of another sd; the log evidence is 2."""
-    x = sd * rng.normal(size=draws)
-    return 2.0 + np.log(sd) - x**2 / 2 + (x / sd) ** 2 / 2
 
 
 def test_torch_is_not_needed() -> None:
@@ -53,107 +31,12 @@ print("arviz" in sys.modules, report.summarize({{"x": diagnostics.np.zeros(3)}},
     assert found.split() == ["False", "fine"]
 
 
-@pytest.mark.parametrize("sd", [1.1, 1.5, 0.9])
-def test_what_is_computed_from_good_weights(rng: np.random.Generator, sd: float) -> None:
-    log_w = log_weights(rng, sd)
-    found, weights = Diagnostics.of(log_w)
-    assert weights.shape == (4000,)
-    assert weights.sum() == pytest.approx(1.0)
-    assert (weights > 0).all()
-    assert found.draws == 4000
-    assert found.log_weight_sd == pytest.approx(np.std(log_w))
-    assert found.elbo == pytest.approx(np.mean(log_w))
-    assert found.elbo_error == pytest.approx(np.std(log_w) / 4000**0.5)
-    assert found.elbo < found.log_evidence
-    assert found.log_evidence == pytest.approx(2.0, abs=0.03)
-    kl = np.log(1 / sd) + sd**2 / 2 - 0.5
-    assert found.elbo == pytest.approx(2.0 - kl, abs=4 * found.elbo_error)
-    assert found.efficiency == pytest.approx(1 / np.sum(weights**2) / 4000)
-
-
-@pytest.mark.parametrize("shape", [0.2, 0.6, 1.2])
-def test_khat_is_the_shape_of_the_tail(rng: np.random.Generator, shape: float) -> None:
-    found, _ = Diagnostics.of(shape * rng.exponential(size=20_000))
-    assert found.khat == pytest.approx(shape, abs=0.12)
-
-
-def test_khat_is_small_for_a_wide_proposal_and_large_for_a_narrow_one(rng: np.random.Generator) -> None:
-    wide, narrow = (Diagnostics.of(log_weights(rng, sd))[0] for sd in (1.5, 0.35))
-    assert wide.khat < 0.2
-    assert narrow.khat > 0.6
-    assert narrow.efficiency < wide.efficiency < 1.0
-
-
-def test_weights_are_smoothed(rng: np.random.Generator) -> None:
-    log_w = log_weights(rng, 0.7)
-    raw = np.exp(log_w - np.logaddexp.reduce(log_w))
-    smoothed = Diagnostics.of(log_w)[1]
-    assert smoothed.max() < raw.max()
-    assert (np.argsort(smoothed) == np.argsort(raw)).all()
-    bulk = np.argsort(raw)[:3000]
-    ratio = smoothed[bulk] / raw[bulk]
-    assert ratio == pytest.approx(ratio[0])
-
-
-def test_a_constant_changes_the_evidence_alone(rng: np.random.Generator) -> None:
-    log_w = log_weights(rng, 1.3)
-    (one, weights), (other, same) = Diagnostics.of(log_w), Diagnostics.of(log_w + 700.0)
-    assert weights == pytest.approx(same)
-    assert one.khat == pytest.approx(other.khat)
-    assert other.log_evidence - one.log_evidence == pytest.approx(700.0)
-
-
-def test_the_exact_posterior_has_equal_weights() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found, weights = Diagnostics.of(np.full(4000, -3.0))
-    assert weights == pytest.approx(np.full(4000, 1 / 4000))
-    assert found.khat == -np.inf
-    assert found.verdict == "sd(log w) 0.0e+00: good, the weights are equal up to rounding."
-    assert (found.elbo, found.log_evidence) == pytest.approx((-3.0, -3.0))
-    assert found.efficiency == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("bad", [-np.inf, np.nan, np.inf])
-def test_weights_that_are_not_finite(rng: np.random.Generator, bad: float) -> None:
-    log_w = log_weights(rng, 1.3)
-    log_w[:10] = bad
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found, weights = Diagnostics.of(log_w)
-    assert (weights[:10] == 0).all()
-    assert weights.sum() == pytest.approx(1.0)
-    assert not np.isfinite(found.elbo)
-    assert (found.khat < 0.7) == (bad == -np.inf)
-    assert ("do not trust" in found.verdict) == (bad != -np.inf)
-
-
-def test_weights_that_are_all_zero() -> None:
-    found, _ = Diagnostics.of(np.full(100, -np.inf))
-    assert found.khat == np.inf
-    assert "do not trust" in found.verdict
-
-
-@pytest.mark.parametrize(
-    ("khat", "sd", "verdict"),
-    [
-        (0.2, 0.1, "k-hat 0.20 < 0.7: good, the draws can be used as they are."),
-        (0.65, 0.1, "k-hat 0.65 < 0.7: good, the draws can be used as they are."),
-        (0.2, 0.8, "k-hat 0.20 < 0.7: usable; averages should use the importance weights."),
-        (0.65, 0.8, "k-hat 0.65 < 0.7: usable; averages should use the importance weights."),
-        (0.9, 0.12, "k-hat 0.90 >= 0.7, but the log weights spread by only 0.12 nats: the bulk is right"),
-        (0.7, 0.8, "k-hat 0.70 >= 0.7: do not trust these draws. Fit for more steps"),
-        (np.nan, np.nan, "do not trust these draws"),
-    ],
-)
-def test_the_verdict(khat: float, sd: float, verdict: str) -> None:
-    found = Diagnostics(khat, sd, efficiency=0.5, elbo=-31.4, elbo_error=0.01, log_evidence=-31.3, draws=4000)
-    assert verdict in found.verdict
-    assert len(found.verdict.splitlines()) == 1
-    first, second = str(found).splitlines()
-    assert first == found.verdict
-    assert "ELBO -31.400 +- 0.010, log evidence (IS) -31.300, sd(log w)" in second
-    assert "ESS 50% of 4000 draws" in second
+def test_a_summary_takes_further_columns(rng: np.random.Generator) -> None:
+    summary = report.summarize(
+        {"x": rng.normal(size=(50, 2))}, None, 0.9, "", {"x[1]": {"ess": 40.0}, "x[0]": {"ess": 9.0}}
+    )
+    assert summary["x[1]"]["ess"] == 40.0
+    assert str(summary).splitlines()[0].split()[-1] == "ess"
 
 
 def test_a_table_has_a_row_for_every_scalar(rng: np.random.Generator) -> None:
@@ -227,9 +110,54 @@ def test_arviz_gets_groups_dims_and_coords(rng: np.random.Generator) -> None:
 
 
 def test_arviz_gets_no_empty_group(rng: np.random.Generator) -> None:
-    data = report.inference_data(groups(rng) | {"observed_data": {}}, NAMES, None)
+    data = report.inference_data(groups(rng) | {"observed_data": {}}, {"theta": NAMES["theta"]}, None)
     assert "posterior" in data.children if hasattr(data, "children") else "posterior" in data.groups()
     assert not hasattr(data, "observed_data")
+
+
+def test_arviz_leaves_one_out(rng: np.random.Generator, tmp_path: Path) -> None:
+    mean = 1.0 + rng.normal(size=(4, 500)) / 40**0.5
+    y = rng.normal(1.0, 0.7, size=(20, 2))
+    scores = -((y - mean[..., None, None]) ** 2 / 2 + np.log(2 * np.pi) / 2).sum(-1)
+    given = {"posterior": {"mean": mean}, "log_likelihood": {"y": scores}, "observed_data": {"y": y}}
+    data = report.inference_data(given, {"y": ["row", "side"]}, {"row": list("abcdefghijklmnopqrst")})
+    assert data["log_likelihood"]["y"].dims == ("chain", "draw", "row")
+    assert data["observed_data"]["y"].dims == ("row", "side")
+    found = arviz.loo(data)
+    assert found.n_data_points == 20
+    assert 0.2 < (found.p_loo if arviz.__version__ < "1" else found.p) < 4
+    if arviz.__version__ < "1":
+        assert arviz.waic(data).n_data_points == 20
+    data.to_netcdf(str(tmp_path / "scores.nc"))
+    back = arviz.from_netcdf(str(tmp_path / "scores.nc"))
+    assert back["log_likelihood"]["y"].sel(row="b").shape == (4, 500)
+
+
+def test_predictions_share_the_names_of_the_data(rng: np.random.Generator) -> None:
+    new = {"y": rng.normal(size=(1, 50, 3))}
+    extra = {"posterior_predictive": new, "prior_predictive": new, "prior": {"theta": rng.normal(size=(1, 50, 3, 2))}}
+    data = report.inference_data(groups(rng) | extra, NAMES, {"school": ["A", "B", "C"]})
+    for group in ("posterior_predictive", "prior_predictive"):
+        assert data[group]["y"].dims == ("chain", "draw", "school")
+    assert data["prior"]["theta"].dims == ("chain", "draw", "school", "theta_dim_1")
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ({"nu": ["school"]}, r"expected dims by site, one of \['count', 'log_weight', 'mu', 'theta', 'y'\], got 'nu'"),
+        ({"theta": ["school"]}, r"expected 2 names of dimensions for 'theta', got \['school'\]"),
+    ],
+)
+def test_dims_that_do_not_fit(rng: np.random.Generator, dims: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        report.inference_data(groups(rng), dims, None)
+
+
+def test_a_page_holds_its_pictures() -> None:
+    page = report.page("a < b", "1 < 2 & 3", [])
+    assert "<title>a &lt; b</title>" in page
+    assert "<pre>1 &lt; 2 &amp; 3</pre>" in page
 
 
 def test_arviz_saves_and_summarizes(rng: np.random.Generator, tmp_path: Path) -> None:

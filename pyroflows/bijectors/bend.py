@@ -17,8 +17,8 @@ class Bend(Bijector):
     bends in a row, left and right of the middle, give a dimension skewness, and tails lighter or heavier than the
     base's: what couplings, whose maps are straight lines in each dimension, express badly. The inverse is closed form.
 
-    The parameters are the strength, with ``a = soft_clip(strength, bound)``, the place, added to ``center``, and the log
-    of the width, which stays between ``exp(-2)`` and ``exp(2)``.
+    The parameters are the strength, with ``a = soft_clip(strength, bound)``, the place, added to ``center``, and the
+    log of the width, which stays between ``exp(-2)`` and ``exp(2)``.
 
     Args:
         center: where it bends when the place is 0.

@@ -1,0 +1,270 @@
+"""Simulation-based calibration: whether posteriors hold the truth as often as they say, over data a model makes up."""
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import plots, report
+from .draws import Draws
+from .fit import fit as default_fit
+from .latents import Model, latent_nodes
+from .posterior import Posterior
+from .replay import is_derived, unobserved
+
+# A p-value below this, over the number of scalars, is no accident.
+LEVEL = 0.01
+# So many simulations for each bin of ranks, and so many of them at least; so many failures before any success end it.
+PER_BIN, LEAST, HOPELESS = 10, 20, 5
+
+Call = tuple[Model, tuple, dict]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of the truth among posterior draws, over simulations; made by :func:`calibrate`.
+
+    Args:
+        ranks: how many of the draws lie below the truth, ``(num_simulations, *site.shape)`` by site.
+        draws: number of draws of each posterior: ranks go from 0 to this.
+        failed: the errors of the fits that gave no posterior.
+        untrusted: how many posteriors said themselves that they are not to be trusted.
+
+    Example:
+        >>> found = Calibration({"x": np.arange(200) // 4}, draws=99)  # never in the upper half of the draws
+        >>> found.p_values["x"] < 1e-6, found.verdict.split(":")[1:]
+        (True, [' do not trust', ' the posteriors are too high. Fit for more steps, or calibrate refined draws.'])
+    """
+
+    ranks: Mapping[str, NDArray]
+    draws: int
+    failed: Sequence[str] = field(default=(), repr=False)
+    untrusted: int = 0
+
+    @property
+    def num_simulations(self) -> int:
+        """How many posteriors there were."""
+        return len(next(iter(self.ranks.values())))
+
+    @property
+    def p_values(self) -> dict[str, float]:
+        """The p-value of a chi-squared test of uniform ranks, by scalar."""
+        return {label: _p_value(self._count(ranks), self._expected) for label, ranks in report.labelled(self.ranks)}
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether the ranks are uniform, or how the posteriors are wrong, and what to do."""
+        tried, p_values = self.num_simulations + len(self.failed), self.p_values
+        worst = min(p_values, key=p_values.get)
+        found = f"smallest p-value {p_values[worst]:.2g} ({worst}) of {len(p_values)} scalars"
+        if len(self.failed) > 0.1 * tried:
+            return f"{found}: do not trust: {len(self.failed)} of {tried} fits failed, the first by: {self.failed[0]}"
+        if p_values[worst] >= LEVEL / len(p_values):
+            return f"{found}: good, the ranks are as uniform as {self.num_simulations} simulations can tell."
+        shape = _shape(dict(report.labelled(self.ranks))[worst] / self.draws)
+        return f"{found}: do not trust: the posteriors are {shape}. Fit for more steps, or calibrate refined draws."
+
+    def plot(self, *, max_scalars: int = 12) -> Any:
+        """Histograms of the ranks, with the band where 98 % of uniform bars end; returns a matplotlib Figure."""
+        shown = dict(list(report.labelled(self.ranks))[:max_scalars])
+        counts = {label: self._count(ranks) for label, ranks in shown.items()}
+        return plots.plot_ranks(counts, self._expected, self._edges)
+
+    def __str__(self) -> str:
+        rows, p_values = {}, self.p_values
+        for label, ranks in report.labelled(self.ranks):
+            place = ranks / self.draws
+            rows[label] = {"p": p_values[label], "mean rank": place.mean(), "sd / uniform": place.std() * 12**0.5}
+        return (
+            f"{report.table(rows)}\n\n{self.verdict}\n{self.num_simulations} simulations, {self.draws} draws each, "
+            f"{len(self.failed)} failed fits, {self.untrusted} posteriors not to be trusted by their own verdict"
+        )
+
+    @property
+    def _edges(self) -> NDArray:
+        """First rank of each bin, and one past the last rank."""
+        bins = min(max(self.num_simulations // PER_BIN, 2), 20, self.draws + 1)
+        return np.linspace(0, self.draws + 1, bins + 1).round()
+
+    @property
+    def _expected(self) -> NDArray:
+        return self.num_simulations * np.diff(self._edges) / (self.draws + 1)
+
+    def _count(self, ranks: NDArray) -> NDArray:
+        return np.histogram(ranks, self._edges - 0.5)[0]
+
+
+def calibrate(
+    model: Model,
+    *args: object,
+    observed: str | Sequence[str] | Mapping[str, str] | None = None,
+    fit: Callable[..., Posterior] = default_fit,
+    refine: str | None = None,
+    num_simulations: int = 200,
+    draws: int = 99,
+    warm_start: bool = True,
+    progress: bool = True,
+    **kwargs: object,
+) -> Calibration:
+    """Checks fits by data of known origin: the truth's rank among draws of the posterior must be uniform.
+
+    Each simulation draws latents from the prior and data from the model, and fits their posterior. The call is that
+    of ``fit``: the data in it only say which sites are observed.
+
+    Args:
+        model: a Pyro model.
+        args: its arguments.
+        observed: the sites to simulate, by default those observed. A mapping ``{site: argument}`` passes simulated
+            values as arguments, and None while simulating, for models that also compute with their data.
+        fit: called as :func:`pyroflows.fit` is; for one ``functools.partial(fit, steps=500)``.
+        refine: refines each posterior so, see :meth:`pyroflows.Posterior.refine`.
+        num_simulations: how many data sets, 20 or more.
+        draws: draws of each posterior.
+        warm_start: start each fit at the guide of the one before.
+        progress: show a progress bar.
+        kwargs: the model's keyword arguments.
+
+    Raises:
+        ValueError: for too few simulations or draws, or a model without data, of a minibatch, or with parameters.
+
+    References:
+        Validating Bayesian Inference Algorithms with Simulation-Based Calibration.
+        Talts, Betancourt, Simpson, Vehtari, Gelman, 2018. https://arxiv.org/abs/1804.06788
+        Yes, but Did It Work?: Evaluating Variational Inference. Yao, Vehtari, Simpson, Gelman, 2018.
+        https://arxiv.org/abs/1802.02538
+    """
+    _check_counts(num_simulations, draws)
+    simulate, fitted = _simulator(model, args, kwargs, observed), _Fits(fit, refine, warm_start)
+    ranks = []
+    for _ in tqdm(range(num_simulations), disable=not progress, unit="fit"):
+        truth, call = simulate()
+        found = fitted(*call)
+        if found is not None:
+            sample = found.sample(draws)
+            ranks.append({name: (sample[name] < value).sum(0).cpu().numpy() for name, value in truth.items()})
+    by_site = {name: np.stack([rank[name] for rank in ranks]) for name in ranks[0]}
+    return Calibration(by_site, draws, tuple(fitted.failed), fitted.untrusted)
+
+
+class _Fits:
+    """Fits one data set after another, from the last guide where wanted, and counts what goes wrong."""
+
+    def __init__(self, fit: Callable[..., Posterior], refine: str | None, warm_start: bool) -> None:
+        self.fit, self.refine, self.warm_start = fit, refine, warm_start
+        self.failed: list[str] = []
+        self.untrusted, self.done, self._guide = 0, 0, None
+
+    def __call__(self, model: Model, args: tuple, kwargs: dict) -> Draws | None:
+        """Draws of the posterior, or None where the fit fails.
+
+        Raises:
+            ValueError, FloatingPointError: if the first fits fail one and all.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # posteriors not to be trusted are counted
+                posterior = self._fit(model, args, kwargs)
+        except (ValueError, FloatingPointError) as error:
+            self.failed.append(str(error))
+            if len(self.failed) == HOPELESS and not self.done:
+                raise
+            return None
+        self.done += 1
+        self._guide = posterior.guide if self.warm_start else None
+        found = posterior if self.refine is None else posterior.refine(self.refine)
+        self.untrusted += found.diagnostics.grade == "do not trust"
+        return found
+
+    def _fit(self, model: Model, args: tuple, kwargs: dict) -> Posterior:
+        if self._guide is not None:
+            try:
+                return self.fit(model, *args, guide=self._guide, progress=False, **kwargs)
+            except (ValueError, FloatingPointError):
+                self._guide = None  # may lie too far from these data
+        return self.fit(model, *args, progress=False, **kwargs)
+
+
+def _check_counts(num_simulations: int, draws: int) -> None:
+    if not isinstance(num_simulations, int) or num_simulations < LEAST:
+        raise ValueError(f"calibrate expected {LEAST} simulations or more, got {num_simulations!r}")
+    if not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"calibrate expected draws to be a whole number from 1 on, got {draws!r}")
+
+
+def _simulator(model: Model, args: tuple, kwargs: dict, observed: Any) -> Callable[[], tuple[dict[str, Tensor], Call]]:
+    """A function that draws latents from the prior, and returns them and the call that observes data made by them."""
+    arguments = dict(observed) if isinstance(observed, Mapping) else {}
+    without = _with_arguments(model, args, kwargs, dict.fromkeys(arguments.values())) if arguments else (args, kwargs)
+    trace = poutine.block(poutine.trace(model).get_trace)(*without[0], **without[1])
+    sites = _observed(trace) if observed is None else [observed] if isinstance(observed, str) else list(observed)
+    _check(trace, sites)
+
+    @torch.no_grad()
+    def simulate() -> tuple[dict[str, Tensor], Call]:
+        made = poutine.block(poutine.trace(unobserved(model, sites)).get_trace)(*without[0], **without[1])
+        data = {name: made.nodes[name]["value"] for name in sites}
+        truth = {name: node["value"] for name, node in latent_nodes(made) if name not in data}
+        if arguments:
+            given = {argument: data[site] for site, argument in arguments.items()}
+            return truth, (model, *_with_arguments(model, args, kwargs, given))
+        return truth, (poutine.condition(model, data=data), args, kwargs)
+
+    return simulate
+
+
+def _with_arguments(model: Model, args: tuple, kwargs: dict, values: Mapping[str, Any]) -> tuple[tuple, dict]:
+    """The arguments of a call with some replaced by name."""
+    signature = inspect.signature(model)
+    unknown = sorted(set(values) - set(signature.parameters))
+    if unknown:
+        raise ValueError(f"calibrate expected arguments of the model {list(signature.parameters)}, got {unknown}")
+    bound = signature.bind_partial(*args, **kwargs)
+    bound.arguments.update(values)
+    return bound.args, bound.kwargs
+
+
+def _observed(trace: poutine.Trace) -> list[str]:
+    """Sites that observe data: not those that hold a derived value or a factor."""
+    nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample" and node["is_observed"]}
+    return [name for name, node in nodes.items() if not is_derived(node) and node["value"].numel()]
+
+
+def _check(trace: poutine.Trace, sites: list[str]) -> None:
+    missing = [name for name in sites if name not in trace.nodes]
+    if missing or not sites:
+        got = f"no site {missing[0]!r}" if missing else "none"
+        raise ValueError(f"calibrate expected a model with observed sites, got {got}: name them by observed=")
+    frames = [frame for node in trace.nodes.values() for frame in node.get("cond_indep_stack") or ()]
+    if any(frame.full_size not in (None, frame.size) for frame in frames):
+        raise ValueError("calibrate expected a model of all its data, got one of a minibatch: drop subsample_size")
+    learnt = [name for name, node in trace.nodes.items() if node["type"] == "param"]
+    if learnt:
+        raise ValueError(
+            f"calibrate expected a model without parameters of its own, which each fit would move, got {learnt[0]!r}"
+        )
+
+
+def _p_value(counts: NDArray, expected: NDArray) -> float:
+    """The upper tail of the chi-squared distribution at Pearson's statistic."""
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    tail = partial(torch.tensor, dtype=torch.float64)
+    return float(torch.special.gammaincc(tail((len(counts) - 1) / 2), tail(statistic / 2)))
+
+
+def _shape(place: NDArray) -> str:
+    """What ranks that are not uniform say of the posteriors; ``place`` is in [0, 1]."""
+    shift = (place.mean() - 0.5) * math.sqrt(12 * len(place))
+    if abs(shift) > 3:
+        return "too low" if shift > 0 else "too high"
+    spread = place.std() * 12**0.5
+    return "too narrow" if spread > 1.05 else "too wide" if spread < 0.95 else "of another shape than the truth's"

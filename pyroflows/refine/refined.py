@@ -1,0 +1,90 @@
+"""Draws that were corrected, and proposals with their weights to correct them by."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..diagnostics import ChainDiagnostics, Diagnostics
+from ..draws import Draws
+from ..guides import AutoFlow
+from ..infer import LogJoint
+from ..numeric import seeded
+
+# Proposals that are scored at once.
+BATCH = 10_000
+
+
+class Refined(Draws):
+    """Draws of a posterior that were corrected by its log joint; made by :meth:`pyroflows.Posterior.refine`.
+
+    Args:
+        method: how they were corrected.
+        log_joint: the model's log joint density.
+        vectors: the draws in unconstrained space, ``(chains, draws, D)``.
+        diagnostics: how far they can be trusted.
+        stats: what is known of each draw, ``(chains, draws)`` by name.
+        weights: their weights ``(S,)``, or None for equal ones.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        log_joint: LogJoint,
+        vectors: Tensor,
+        diagnostics: Diagnostics | ChainDiagnostics,
+        stats: dict[str, NDArray],
+        weights: NDArray | None = None,
+    ) -> None:
+        self.method, self.log_joint, self.weighted = method, log_joint, weights is not None
+        self._vectors, self._diagnostics, self._stats = vectors, diagnostics, stats
+        count = vectors.shape[0] * vectors.shape[1]
+        self._weights = np.full(count, 1 / count) if weights is None else weights
+
+    @property
+    def vectors(self) -> Tensor:
+        """The draws in unconstrained space, of shape ``(chains, draws, D)``."""
+        return self._vectors
+
+    @property
+    def weights(self) -> NDArray:
+        """Weights of all draws ``(S,)``, summing to one."""
+        return self._weights
+
+    @property
+    def diagnostics(self) -> Diagnostics | ChainDiagnostics:
+        """How far the draws can be trusted."""
+        return self._diagnostics
+
+    @property
+    def stats(self) -> dict[str, NDArray]:
+        """Statistics of each draw, ``(chains, draws)`` by name."""
+        return self._stats
+
+    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Picks among the draws, with replacement and by their weights: ``(num_samples, *site.shape)`` by site."""
+        with seeded(seed, self.vectors.device):
+            picked = torch.multinomial(torch.as_tensor(self.weights), num_samples, replacement=True)
+        return {name: value[picked.to(value.device)] for name, value in self.draws.items()}
+
+    def __repr__(self) -> str:
+        chains, draws, _ = self.vectors.shape
+        return f"Refined by {self.method!r}: {chains} x {draws} draws of {list(self.draws)}.\n{self.diagnostics}"
+
+
+@torch.no_grad()
+def propose(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, NDArray]:
+    """Draws of the guide, ``(count, D)``, and their ``log p(draw, data) - log q(draw)``, ``(count,)`` in nats."""
+    found, weights = [], []
+    for start in range(0, count, BATCH):
+        z, log_q = guide.get_posterior().rsample_and_log_prob((min(BATCH, count - start),))
+        found.append(z)
+        weights.append(log_joint(z) - log_q)
+    return torch.cat(found), torch.cat(weights).double().cpu().numpy()
+
+
+def check_counts(least: dict[str, int], **counts: object) -> None:
+    """Raises unless each count is a whole number that is not below the least."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < least.get(name, 1):
+            raise ValueError(f"refine expected {name} to be a whole number from {least.get(name, 1)} on, got {value!r}")

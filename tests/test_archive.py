@@ -1,0 +1,142 @@
+"""Posterior.save and load: the same posterior comes back, anything else is refused; report: one page."""
+
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from pyroflows import AutoFlow, Posterior, flows
+from pyroflows.infer import History, LogJoint
+
+Y = torch.tensor([1.0, 2.0, 4.0])
+FLOW = partial(flows.realnvp, layers=2, hidden_dims=[8])
+
+
+def model(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, scale), obs=y)
+
+
+def part(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(y), subsample_size=2) as rows:
+        pyro.sample("y", dist.Normal(mean, scale), obs=y[rows])
+
+
+def other(y: Tensor) -> None:
+    pyro.sample("mean", dist.Normal(0.0, 10.0))
+    pyro.sample("scale", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
+
+
+def made(model: object = model) -> Posterior:
+    guide = AutoFlow(model, FLOW).setup(Y)
+    with torch.no_grad():
+        for parameter in guide.transform.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    history = History([-3.0, float("nan"), -2.0], [0.5, float("nan"), 0.3], 1, "the ELBO no longer rises", "traced")
+    return Posterior(guide, LogJoint(model, (Y,), {}, guide.space), history, num_draws=300, seed=4)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "posterior.pt"
+
+
+def test_a_posterior_comes_back(path: Path) -> None:
+    posterior = made()
+    posterior.save(path)
+    back = Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW))
+    assert_close(back.draws, posterior.draws, rtol=0, atol=0)
+    assert (back.log_weights == posterior.log_weights).all()
+    assert back.diagnostics == posterior.diagnostics
+    assert (back.num_draws, back.seed) == (300, 4)
+    assert str(back.history) == str(posterior.history)
+
+
+def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
+    guide = AutoFlow(model).setup(Y)
+    posterior = Posterior(guide, LogJoint(model, (Y,), {}, guide.space), History())
+    posterior.save(path)
+    assert_close(Posterior.load(path, model, Y).sample(5, seed=1), posterior.sample(5, seed=1))
+    assert_close(Posterior.load(path, model, y=Y).sample(5, seed=1), posterior.sample(5, seed=1))
+
+
+def test_the_file_holds_no_code(path: Path) -> None:
+    made().save(path)
+    found = torch.load(path, weights_only=True)
+    assert set(found) == {"format", "sites", "state", "log_joint", "history", "num_draws", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ((model, Y + 1.0), "expected the model and data of the saved posterior, whose log joint at its centre is -"),
+        ((other, Y), r"expected a model with the saved latents {'mean': \[\], 'scale': \[\]}, got .*'scale': \[2\]"),
+    ],
+)
+def test_another_model(path: Path, call: tuple, message: str) -> None:
+    made().save(path)
+    with pytest.raises(ValueError, match=message):
+        Posterior.load(path, *call, guide=AutoFlow(call[0], FLOW))
+
+
+@pytest.mark.parametrize("flow", [partial(flows.realnvp, layers=4, hidden_dims=[8]), flows.iaf])
+def test_another_flow(path: Path, flow: object) -> None:
+    made().save(path)
+    with pytest.raises(ValueError, match=r"expected a guide made like the saved one, with .*pass guide=AutoFlow"):
+        Posterior.load(path, model, Y, guide=AutoFlow(model, flow))
+
+
+@pytest.mark.usefixtures("_float64")
+def test_another_precision(path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    made().save(path)
+    torch.set_default_dtype(torch.float64)
+    with pytest.raises(ValueError, match=r"torch\.float32\), got .*under the same default dtype"):
+        Posterior.load(path, model, Y.double(), guide=AutoFlow(model, FLOW))
+
+
+def test_a_minibatch_has_no_fingerprint(path: Path) -> None:
+    posterior = made(part)
+    posterior.save(path)
+    back = Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW))
+    assert_close(back.draws, posterior.draws)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_another_file(path: Path, content: bytes | None) -> None:
+    if content is None:
+        torch.save({"weight": Y}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"expected a file (of Posterior\.save|in the format)"):
+        Posterior.load(path, model, Y)
+
+
+def test_a_file_that_is_not_there(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Posterior.load(path, model, Y)
+
+
+def test_the_report_is_one_page(tmp_path: Path) -> None:
+    posterior = made()
+    text = posterior.report()
+    assert text.startswith("Posterior of mean, scale\n\n")
+    assert posterior.diagnostics.verdict in text
+    assert text.endswith("3 steps, 1 dropped; stopped: the ELBO no longer rises")
+    assert posterior.report(tmp_path / "fit.html") == text
+    page = (tmp_path / "fit.html").read_text()
+    assert page.count("<img ") == 2
+    assert page.count("data:image/png;base64,iVBOR") == 2
+    assert "k-hat" in page
+    assert "&gt;= 0.7" in page or "&lt; 0.7" in page
+    plt.close("all")

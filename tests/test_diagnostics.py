@@ -1,0 +1,215 @@
+"""Diagnostics of weights and chains, from arrays alone.
+
+Runs also where only ArviZ is installed: ``python -m pytest --noconftest tests/test_diagnostics.py`` under ArviZ 1.x.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alone import diagnostics
+
+Diagnostics, ChainDiagnostics = diagnostics.Diagnostics, diagnostics.ChainDiagnostics
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def log_weights(rng: np.random.Generator, sd: float, draws: int = 4000) -> NDArray:
+    """Log weights of a normal target of sd 1 under a proposal of another sd; the log evidence is 2."""
+    x = sd * rng.normal(size=draws)
+    return 2.0 + np.log(sd) - x**2 / 2 + (x / sd) ** 2 / 2
+
+
+@pytest.mark.parametrize("sd", [1.1, 1.5, 0.9])
+def test_what_is_computed_from_good_weights(rng: np.random.Generator, sd: float) -> None:
+    log_w = log_weights(rng, sd)
+    found, weights = Diagnostics.of(log_w)
+    assert weights.shape == (4000,)
+    assert weights.sum() == pytest.approx(1.0)
+    assert (weights > 0).all()
+    assert found.draws == 4000
+    assert found.log_weight_sd == pytest.approx(np.std(log_w))
+    assert found.elbo == pytest.approx(np.mean(log_w))
+    assert found.elbo_error == pytest.approx(np.std(log_w) / 4000**0.5)
+    assert found.elbo < found.log_evidence
+    assert found.log_evidence == pytest.approx(2.0, abs=0.03)
+    kl = np.log(1 / sd) + sd**2 / 2 - 0.5
+    assert found.elbo == pytest.approx(2.0 - kl, abs=4 * found.elbo_error)
+    assert found.efficiency == pytest.approx(1 / np.sum(weights**2) / 4000)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.6, 1.2])
+def test_khat_is_the_shape_of_the_tail(rng: np.random.Generator, shape: float) -> None:
+    found, _ = Diagnostics.of(shape * rng.exponential(size=20_000))
+    assert found.khat == pytest.approx(shape, abs=0.12)
+
+
+def test_khat_is_small_for_a_wide_proposal_and_large_for_a_narrow_one(rng: np.random.Generator) -> None:
+    wide, narrow = (Diagnostics.of(log_weights(rng, sd))[0] for sd in (1.5, 0.35))
+    assert wide.khat < 0.2
+    assert narrow.khat > 0.6
+    assert narrow.efficiency < wide.efficiency < 1.0
+
+
+def test_weights_are_smoothed(rng: np.random.Generator) -> None:
+    log_w = log_weights(rng, 0.7)
+    raw = np.exp(log_w - np.logaddexp.reduce(log_w))
+    smoothed = Diagnostics.of(log_w)[1]
+    assert smoothed.max() < raw.max()
+    assert (np.argsort(smoothed) == np.argsort(raw)).all()
+    bulk = np.argsort(raw)[:3000]
+    ratio = smoothed[bulk] / raw[bulk]
+    assert ratio == pytest.approx(ratio[0])
+
+
+def test_a_constant_changes_the_evidence_alone(rng: np.random.Generator) -> None:
+    log_w = log_weights(rng, 1.3)
+    (one, weights), (other, same) = Diagnostics.of(log_w), Diagnostics.of(log_w + 700.0)
+    assert weights == pytest.approx(same)
+    assert one.khat == pytest.approx(other.khat)
+    assert other.log_evidence - one.log_evidence == pytest.approx(700.0)
+
+
+def test_the_exact_posterior_has_equal_weights() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, weights = Diagnostics.of(np.full(4000, -3.0))
+    assert weights == pytest.approx(np.full(4000, 1 / 4000))
+    assert found.khat == -np.inf
+    assert found.verdict == "sd(log w) 0.0e+00: good, the weights are equal up to rounding."
+    assert (found.elbo, found.log_evidence) == pytest.approx((-3.0, -3.0))
+    assert found.efficiency == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bad", [-np.inf, np.nan, np.inf])
+def test_weights_that_are_not_finite(rng: np.random.Generator, bad: float) -> None:
+    log_w = log_weights(rng, 1.3)
+    log_w[:10] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, weights = Diagnostics.of(log_w)
+    assert (weights[:10] == 0).all()
+    assert weights.sum() == pytest.approx(1.0)
+    assert not np.isfinite(found.elbo)
+    assert (found.khat < 0.7) == (bad == -np.inf)
+    assert ("do not trust" in found.verdict) == (bad != -np.inf)
+
+
+def test_weights_that_are_all_zero() -> None:
+    found, _ = Diagnostics.of(np.full(100, -np.inf))
+    assert found.khat == np.inf
+    assert "do not trust" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("khat", "sd", "verdict"),
+    [
+        (0.2, 0.1, "k-hat 0.20 < 0.7: good, use the draws as they are."),
+        (0.65, 0.1, "k-hat 0.65 < 0.7: good, use the draws as they are."),
+        (0.2, 0.8, "k-hat 0.20 < 0.7: usable with weights: average by them"),
+        (0.65, 0.8, "k-hat 0.65 < 0.7: usable with weights: average by them"),
+        (0.9, 0.12, "k-hat 0.90 >= 0.7, but the log weights spread by only 0.12 nats: good in the bulk"),
+        (0.7, 0.8, "k-hat 0.70 >= 0.7: do not trust: the guide misses a part. Try posterior.refine"),
+        (np.nan, np.nan, "do not trust: the guide misses a part"),
+    ],
+)
+def test_the_verdict(khat: float, sd: float, verdict: str) -> None:
+    numbers = {"elbo": -31.4, "elbo_error": 0.01, "log_evidence": -31.3, "log_evidence_error": 0.02}
+    found = Diagnostics(khat, sd, efficiency=0.5, draws=4000, **numbers)
+    assert verdict in found.verdict
+    assert len(found.verdict.splitlines()) == 1
+    first, second = str(found).splitlines()
+    assert first == found.verdict
+    assert "ELBO -31.400 +- 0.010, log evidence (IS) -31.300 +- 0.020, sd(log w)" in second
+    assert "ESS 50% of 4000 draws" in second
+
+
+@pytest.mark.parametrize(
+    ("khat", "sd", "efficiency", "weighted", "grade"),
+    [
+        (0.2, 0.1, 0.99, False, "good"),
+        (0.9, 0.1, 0.99, False, "good"),
+        (0.9, 0.1, 0.99, True, "good"),
+        (0.5, 0.8, 0.5, False, "usable with weights"),
+        (0.5, 0.8, 0.5, True, "good"),
+        (0.5, 4.0, 0.01, False, "do not trust"),
+        (0.5, 4.0, 0.01, True, "do not trust"),
+        (0.8, 0.8, 0.5, True, "do not trust"),
+        (np.nan, np.nan, np.nan, False, "do not trust"),
+        (np.inf, 5e-3, 1.0, False, "good"),
+    ],
+)
+def test_the_grade_is_in_the_verdict(khat: float, sd: float, efficiency: float, weighted: bool, grade: str) -> None:
+    found = Diagnostics(khat, sd, efficiency, -1.0, 0.1, -0.9, 0.1, 4000, weighted=weighted)
+    assert found.grade == grade
+    assert grade in found.verdict
+    assert ("only 40 effective draws" in found.verdict) == (efficiency == 0.01)
+
+
+def test_a_minibatch_is_never_trusted() -> None:
+    found, _ = Diagnostics.of(np.zeros(200), minibatch=True)
+    assert found.grade == "do not trust"
+    assert found.verdict.startswith("do not trust: judged on one random minibatch")
+
+
+def test_the_error_of_the_evidence_is_its_spread() -> None:
+    runs = [Diagnostics.of(log_weights(np.random.default_rng(seed), 1.4))[0] for seed in range(200)]
+    spread = np.std([run.log_evidence for run in runs])
+    assert np.mean([run.log_evidence_error for run in runs]) == pytest.approx(spread, rel=0.2)
+
+
+def chains(rng: np.random.Generator, offset: float = 0.0, correlation: float = 0.0) -> NDArray:
+    """Four chains of 1000 draws of a standard normal, the first moved."""
+    draws = rng.normal(size=(4, 1000))
+    for step in range(1, 1000):
+        draws[:, step] = correlation * draws[:, step - 1] + (1 - correlation**2) ** 0.5 * draws[:, step]
+    draws[0] += offset
+    return draws
+
+
+def test_chains_that_mix_are_good(rng: np.random.Generator) -> None:
+    found = ChainDiagnostics.of({"x": chains(rng), "slow": chains(rng, correlation=0.8)}, acceptance=0.8)
+    assert found.grade == "good"
+    assert 1.0 <= found.rhat < 1.01
+    assert found.columns["x"]["ess"] == pytest.approx(4000, rel=0.2)
+    assert found.ess == found.columns["slow"]["ess"] == pytest.approx(4000 / 9, rel=0.35)
+    assert (found.chains, found.draws) == (4, 4000)
+    assert "good, the chains agree" in found.verdict
+    assert "acceptance 80%, 4 chains, 4000 draws" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("offset", "correlation", "divergences", "reason"),
+    [
+        (0.5, 0.0, 0, "the chains have not mixed. Take more draws"),
+        (0.0, 0.99, 0, "the chains have not mixed. Take more draws"),
+        (0.0, 0.0, 100, "trajectories diverged. Raise target_accept"),
+    ],
+)
+def test_chains_not_to_trust(
+    rng: np.random.Generator, offset: float, correlation: float, divergences: int, reason: str
+) -> None:
+    found = ChainDiagnostics.of({"x": chains(rng, offset, correlation)}, 0.8, divergences)
+    assert found.grade == "do not trust"
+    assert f"do not trust: {reason}" in found.verdict
+
+
+def test_chains_that_never_moved_have_no_rhat(rng: np.random.Generator) -> None:
+    found = ChainDiagnostics.of({"x": np.ones((4, 100))}, 0.0)
+    assert np.isnan(found.rhat)
+    assert found.grade == "do not trust"
+    constant = ChainDiagnostics.of({"x": chains(rng), "constant": np.ones((4, 1000))}, 0.5)
+    assert constant.grade == "good"
+    assert np.isnan(constant.columns["constant"]["r-hat"])
+
+
+def test_a_single_chain_is_compared_with_itself(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
+    draws = rng.normal(size=(1, 1001))
+    assert ChainDiagnostics.of({"x": draws}, 0.8).grade == "good"
+    assert ChainDiagnostics.of({"x": draws + np.linspace(0, 3, 1001)}, 0.8).rhat > 1.2
+    assert not caplog.records
