@@ -141,7 +141,7 @@ def test_one_dimension() -> None:
 
 def test_bijectors() -> None:
     assert {part.bijector for part in layers_of(flows.realnvp(3, bound=1.5, bends=1))} == {Affine(bound=1.5), Bend()}
-    assert [part.bijector for part in flows.realnvp(3, bends=3)][-3:] == [Bend(-1.0), Bend(0.0), Bend(1.0)]
+    assert [part.bijector for part in layers_of(flows.realnvp(3, bends=3))[-3:]] == [Bend(-1.0), Bend(0.0), Bend(1.0)]
     assert {part.bijector for part in flows.maf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in flows.iaf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in layers_of(flows.nice(3))[:-1]} == {Shift()}
