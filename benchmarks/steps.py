@@ -2,8 +2,8 @@
 
 Densities: every library trains a flow of the same size (D = 16, a batch of 512, 5 layers, hidden [64, 64], 8 bins) on
 normal draws with Adam (torch's fused one, optax in JAX). normflows has residual networks only: one block of 64.
-"Compiled" is torch.compile, ours with fullgraph=True. "One graph" is ours traced by pyroflows.infer.graph as a function
-of one vector of parameters, then compiled. A first call compiles and makes the first step.
+"Compiled" is torch.compile, ours with fullgraph=True. "One graph" is our loss, gradient and Adam as one graph, made by
+pyroflows.infer.fuse and compiled. A first call compiles and makes the first step.
 
 NumPyro and flowjax run in a process and an environment of their own; their steps take turns with ours. The process is
 pinned to as many cores as it has threads.
@@ -30,7 +30,8 @@ from timing import clock, interleaved, table
 from torch import Tensor, nn
 
 from pyroflows import FlowDistribution, flows
-from pyroflows.infer.graph import capture, flatten
+from pyroflows.infer import capture, fuse, lay_flat
+from pyroflows.infer.adam import Adam
 
 DIM, BATCH, LAYERS, HIDDEN, BINS, BOUND = 16, 512, 5, [64, 64], 8, 4.0
 LogProb = Callable[[Tensor], Tensor]
@@ -137,20 +138,25 @@ def training(log_prob: LogProb, parameters: list[Tensor], x: Tensor, fullgraph: 
 
 
 def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor) -> Steps:
-    """The same steps with loss and gradients in one graph of one vector, traced and compiled at the first call."""
+    """The same steps as one graph of one vector, Adam included, traced and compiled at the first call."""
     ready: list[tuple] = []
 
     def begin() -> tuple:
-        graph = flatten(capture(lambda x: -log_prob(x).mean(), [x], parameters=parameters), [x]).compile([x])
-        return graph, torch.optim.Adam(graph.parameters, lr=1e-4, fused=True)
+        adam, flat = Adam(), lay_flat(parameters)
+        state = [flat, *adam.start(flat)]
+
+        def update(loss: Tensor, slope: Tensor, state: list[Tensor]) -> list[Tensor]:
+            return [*adam(state[0], slope, flat.new_tensor([1e-4]), state[1:]), loss]
+
+        graph = capture(lambda x: -log_prob(x).mean(), [x], parameters=parameters)
+        return fuse(graph, parameters, update, state, [x]).compile([x]), state
 
     def run(count: int) -> None:
         if not ready:
             ready.append(begin())
-        graph, optimizer = ready[0]
+        graph, state = ready[0]
         for _ in range(count):
-            _, (graph.parameters[0].grad,) = graph(x)
-            optimizer.step()
+            graph.run(*state, *graph.closed, x)
 
     return run
 
