@@ -22,12 +22,23 @@ from pyroflows.infer import CompiledSVI, CompiledTrace_ELBO, Untraceable
 Change = Callable[[SVI], object]
 
 
-def steps(kind: type[SVI], guide: Callable, optim: PyroOptim, count: int = 6, change: Change | None = None) -> tuple:
-    """Losses and final parameters of so many steps, with a change after each third of them."""
+def plain() -> Trace_ELBO:
+    return Trace_ELBO(max_plate_nesting=1)  # else it draws numbers to find out
+
+
+def start(kind: type[SVI], make: Callable[[], Callable], optim: PyroOptim, elbo: Trace_ELBO | None = None) -> SVI:
+    """SVI on the schools from parameters and noise that are always the same."""
     pyro.clear_param_store()
     pyro.set_rng_seed(1)
-    svi = kind(schools, guide, optim, replayed() if kind is CompiledSVI else Trace_ELBO())
-    losses = []
+    guide = make()
+    guide(Y)
+    pyro.set_rng_seed(1)
+    return kind(schools, guide, optim, elbo or (replayed() if kind is CompiledSVI else plain()))
+
+
+def steps(kind: type[SVI], make: Callable, optim: PyroOptim, count: int = 6, change: Change | None = None) -> tuple:
+    """Losses and final parameters of so many steps, with a change after each third of them."""
+    svi, losses = start(kind, make, optim), []
     for index in range(count):
         if change and index and index % (count // 3) == 0:
             change(svi)
@@ -36,9 +47,9 @@ def steps(kind: type[SVI], guide: Callable, optim: PyroOptim, count: int = 6, ch
 
 
 def assert_same_steps(guide: Callable, optim: Callable[[], PyroOptim], change: Change | None = None) -> None:
-    ours, theirs = (steps(kind, guide(), optim(), change=change) for kind in (CompiledSVI, SVI))
+    ours, theirs = (steps(kind, guide, optim(), change=change) for kind in (CompiledSVI, SVI))
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-4)  # Adam divides by small gradients
 
 
 OPTIMIZERS = {
@@ -87,7 +98,7 @@ def load_optimizer(svi: SVI) -> None:
 
 
 def plain_step(svi: SVI) -> None:
-    SVI(svi.model, svi.guide, svi.optim, Trace_ELBO()).step(Y)
+    SVI(svi.model, svi.guide, svi.optim, plain()).step(Y)
 
 
 def set_parameter(svi: SVI) -> None:
@@ -127,12 +138,14 @@ def test_what_changes_between_steps(change: Change, optim: str) -> None:
 
 
 def test_cleared_store() -> None:
-    svi = CompiledSVI(schools, by_hand, Adam({"lr": 0.1}), replayed())
-    for _ in range(2):
-        pyro.clear_param_store()
-        pyro.set_rng_seed(1)
-        losses = [svi.step(Y) for _ in range(3)]
-    assert losses == pytest.approx(steps(SVI, by_hand, Adam({"lr": 0.1}), 3)[0])
+    svi = start(CompiledSVI, lambda: by_hand, Adam({"lr": 0.1}))
+    svi.run(2, Y)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    by_hand()
+    pyro.set_rng_seed(1)
+    losses = [svi.step(Y) for _ in range(3)]
+    assert losses == pytest.approx(steps(SVI, lambda: by_hand, Adam({"lr": 0.1}), 3)[0])
 
 
 def test_loaded_guide_goes_on_from_what_was_loaded() -> None:
@@ -170,10 +183,12 @@ def test_other_shapes_share_parameters_and_moments() -> None:
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     results = []
-    for kind, elbo in ((CompiledSVI, replayed()), (SVI, Trace_ELBO())):
+    for kind, elbo in ((CompiledSVI, replayed()), (SVI, plain())):
         pyro.clear_param_store()
+        guide = AutoNormal(model)
+        guide(Y)
         pyro.set_rng_seed(2)
-        svi = kind(model, AutoNormal(model), Adam({"lr": 0.1}), elbo)
+        svi = kind(model, guide, Adam({"lr": 0.1}), elbo)
         results.append([svi.step(y) for _ in range(3) for y in (Y, Y[:3], Y + 1)])
         if kind is CompiledSVI:
             assert elbo.traces == 2
@@ -190,7 +205,7 @@ def test_a_parameter_may_appear_late() -> None:
         pyro.sample("mu", dist.Normal(3.0, 1.0))
 
     found = []
-    for kind, elbo in ((CompiledSVI, replayed()), (SVI, Trace_ELBO())):
+    for kind, elbo in ((CompiledSVI, replayed()), (SVI, plain())):
         pyro.clear_param_store()
         pyro.set_rng_seed(2)
         svi = kind(model, guide, Adam({"lr": 0.1}), elbo)
@@ -200,10 +215,8 @@ def test_a_parameter_may_appear_late() -> None:
 
 
 def test_run_returns_the_losses_of_its_steps() -> None:
-    losses, values = steps(CompiledSVI, by_hand, Adam({"lr": 0.05}), 9)
-    pyro.clear_param_store()
-    pyro.set_rng_seed(1)
-    svi = CompiledSVI(schools, by_hand, Adam({"lr": 0.05}), replayed())
+    losses, values = steps(CompiledSVI, lambda: by_hand, Adam({"lr": 0.05}), 9)
+    svi = start(CompiledSVI, lambda: by_hand, Adam({"lr": 0.05}))
     assert svi.run(9, Y).tolist() == losses
     assert all(torch.equal(values[name], value) for name, value in pyro.get_param_store().items())
     assert svi.run(0, Y).shape == (0,)
@@ -215,7 +228,7 @@ def test_the_optimizer_can_be_saved_and_loaded() -> None:
     file = io.BytesIO()
     torch.save((guide.state_dict(), optim.get_state()), file)
     ends = []
-    for kind, elbo in ((CompiledSVI, replayed()), (SVI, Trace_ELBO())):
+    for kind, elbo in ((CompiledSVI, replayed()), (SVI, plain())):
         pyro.clear_param_store()
         file.seek(0)
         values, state = torch.load(file, weights_only=False)
@@ -255,17 +268,15 @@ REFUSED = {
 @pytest.mark.parametrize(("make", "options", "clip", "why"), REFUSED.values(), ids=REFUSED)
 def test_other_optimizers_step_as_in_svi(make: Callable, options: object, clip: dict, why: str) -> None:
     optim = partial(make, options, clip) if clip else partial(make, options)
-    theirs = steps(SVI, by_hand, optim())
+    theirs = steps(SVI, lambda: by_hand, optim())[0]
+    svi = start(CompiledSVI, lambda: by_hand, optim(), CompiledTrace_ELBO(compile=False))
+    svi.elbo.max_plate_nesting = 1
     with pytest.warns(UserWarning, match=f"steps as SVI does, since .*{why}") as caught:
-        pyro.clear_param_store()
-        pyro.set_rng_seed(1)
-        svi = CompiledSVI(schools, by_hand, optim(), CompiledTrace_ELBO(compile=False))
-        losses = [svi.step(Y) for _ in range(3)] + svi.run(3, Y).tolist()
+        losses = [*[svi.step(Y) for _ in range(3)], *svi.run(3, Y)]
     assert len(caught) == 1
-    assert losses == pytest.approx(theirs[0], rel=1e-5)
-    pyro.clear_param_store()
+    assert losses == pytest.approx(theirs, rel=1e-5)
     with pytest.raises(Untraceable, match=why):
-        CompiledSVI(schools, by_hand, optim(), replayed()).step(Y)
+        start(CompiledSVI, lambda: by_hand, optim()).step(Y)
 
 
 def test_what_cannot_be_traced_steps_as_in_svi() -> None:
@@ -283,16 +294,12 @@ def test_what_cannot_be_traced_steps_as_in_svi() -> None:
 def test_two_dtypes_step_as_in_svi() -> None:
     net = nn.Linear(1, 1)
 
-    def guide(y: Tensor) -> None:
-        by_hand(y)
-        pyro.param("double", torch.tensor(1.0).double())
-
     def model(y: Tensor) -> None:
         schools(y)
-        pyro.factor("double", -(pyro.param("double") ** 2).float())
+        pyro.factor("squared", -(pyro.param("double", torch.tensor(1.0).double()) ** 2).float())
         pyro.factor("net", -(pyro.module("net", net)(torch.ones(1)).sum() ** 2))
 
-    svi = CompiledSVI(model, guide, Adam({"lr": 0.1}), CompiledTrace_ELBO(compile=False))
+    svi = CompiledSVI(model, by_hand, Adam({"lr": 0.1}), CompiledTrace_ELBO(compile=False))
     with pytest.warns(UserWarning, match="differ in dtype or device"):
         svi.run(3, Y)
     assert pyro.param("double") < 0.8
@@ -300,7 +307,7 @@ def test_two_dtypes_step_as_in_svi() -> None:
 
 def test_only_its_own_loss() -> None:
     with pytest.raises(TypeError, match="a CompiledTrace_ELBO as loss, got Trace_ELBO: use SVI"):
-        CompiledSVI(schools, by_hand, Adam({}), Trace_ELBO())
+        CompiledSVI(schools, by_hand, Adam({}), plain())
 
 
 def test_a_loss_that_is_nan_is_announced() -> None:
@@ -320,7 +327,7 @@ def test_compiled_steps_are_those_of_svi() -> None:
         pyro.sample("theta", dist.Delta(pyro.param("theta_loc", torch.zeros(8))).to_event(1))
 
     losses = []
-    for kind, elbo in ((CompiledSVI, CompiledTrace_ELBO(strict=True)), (SVI, Trace_ELBO())):
+    for kind, elbo in ((CompiledSVI, CompiledTrace_ELBO(strict=True)), (SVI, plain())):
         pyro.clear_param_store()
         svi = kind(schools, guide, ClippedAdam({"lr": 0.05, "lrd": 0.99}), elbo)
         with warnings.catch_warnings():
