@@ -5,13 +5,14 @@ from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
 from .fit import fit
 from .guides import AutoFlow
-from .infer import CompiledTrace_ELBO, log_joint
+from .infer import CompiledSVI, CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AutoFlow",
+    "CompiledSVI",
     "CompiledTrace_ELBO",
     "FlowDistribution",
     "Posterior",
