@@ -31,6 +31,7 @@ def fuse(
         A graph whose parameters are the state: ``graph.run(*state, *graph.closed, *inputs)`` makes a step.
 
     Example:
+        >>> from pyroflows.infer import capture
         >>> x = torch.ones(2, requires_grad=True)
         >>> flat = lay_flat([x])
         >>> graph = capture(lambda: (x * x).sum())
