@@ -1,6 +1,6 @@
 """How the time of an SVI step grows with particles, dimensions and layers: a table with exponents, and a picture.
 
-The model has a heavy-tailed prior and one normal observation in each dimension, the guide is an AutoFlow of realnvp with
+The model has a heavy-tailed prior and one normal observation in each dimension; the guide is an AutoFlow, realnvp with
 hidden [64, 64]: 4 layers, 16 dimensions and 64 particles, of which one changes at a time. Steps are those of
 CompiledSVI, replayed, or compiled with --compile, which takes many minutes. The exponent is the slope of log time over
 log size for the larger half of the sizes.
