@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -324,12 +323,12 @@ def test_compiled_steps_are_those_of_svi() -> None:
     def guide(y: Tensor = Y) -> None:
         for name in ("mu", "tau"):
             pyro.sample(name, dist.Delta(pyro.param(f"{name}_loc", torch.tensor(1.0))))
-        pyro.sample("theta", dist.Delta(pyro.param("theta_loc", torch.zeros(8))).to_event(1))
+        with pyro.plate("school", 8):
+            pyro.sample("theta", dist.Delta(pyro.param("theta_loc", torch.zeros(8))))
 
     losses = []
     for kind, elbo in ((CompiledSVI, CompiledTrace_ELBO(strict=True)), (SVI, plain())):
         pyro.clear_param_store()
         svi = kind(schools, guide, ClippedAdam({"lr": 0.05, "lrd": 0.99}), elbo)
-        with warnings.catch_warnings():
-            losses.append([svi.step(Y) for _ in range(30)])
+        losses.append([svi.step(Y) for _ in range(12)])  # later tau would be negative
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
