@@ -7,6 +7,7 @@ for is built and compiled at its first line.
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from time import perf_counter
 
 import equinox as eqx
@@ -19,7 +20,7 @@ from flowjax.bijections import RationalQuadraticSpline
 from flowjax.distributions import Normal
 from flowjax.flows import coupling_flow, masked_autoregressive_flow
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoGuide, AutoIAFNormal, AutoNormal
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide, AutoIAFNormal, AutoNormal
 from paramax import NonTrainable, unwrap
 
 Y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -36,16 +37,82 @@ def schools(y: jax.Array, sd: jax.Array) -> None:
         numpyro.sample("y", dist.Normal(theta, sd), obs=y)
 
 
-def svi(guide: AutoGuide, num_particles: int) -> Steps:
+def credit(x: jax.Array, y: jax.Array) -> None:
+    beta = numpyro.sample("beta", dist.Normal(jnp.zeros(x.shape[-1]), 1.0).to_event(1))
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
+
+
+def credit_data() -> list[jax.Array]:
+    """Data of the same size and kind as those in elbo.py, from another generator."""
+    first, second, third = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(first, (1000, 25)).at[:, 0].set(1.0)
+    logits = x @ (0.5 * jax.random.normal(second, (25,)))
+    return [x, jax.random.bernoulli(third, jax.nn.sigmoid(logits)).astype(float)]
+
+
+class Coupling(dist.transforms.Transform):
+    """An affine coupling layer, which NumPyro does not have."""
+
+    domain = codomain = dist.constraints.real_vector
+
+    def __init__(self, weights: list, flip: bool) -> None:
+        self.weights, self.flip = weights, flip
+
+    def call_with_intermediates(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        half = x.shape[-1] // 2
+        kept, moved = (x[..., half:], x[..., :half]) if self.flip else (x[..., :half], x[..., half:])
+        h = kept
+        for index, (weight, bias) in enumerate(self.weights):
+            h = (jax.nn.silu(h) if index else h) @ weight + bias
+        shift, scale = jnp.split(h, 2, -1)
+        scale = jnp.tanh(scale)
+        moved = moved * jnp.exp(scale) + shift
+        return jnp.concatenate([moved, kept] if self.flip else [kept, moved], -1), scale.sum(-1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.call_with_intermediates(x)[0]
+
+    def log_abs_det_jacobian(self, x: jax.Array, y: jax.Array, intermediates: jax.Array | None = None) -> jax.Array:
+        return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
+
+    def tree_flatten(self) -> tuple:
+        return (self.weights,), (("weights",), {"flip": self.flip})
+
+
+class AutoCoupling(AutoContinuous):
+    """Six coupling layers with hidden [64, 64], written with NumPyro's means."""
+
+    def _get_posterior(self) -> dist.Distribution:
+        half, rest = self.latent_dim // 2, self.latent_dim - self.latent_dim // 2
+        layers = []
+        for index in range(6):
+            inputs, outputs = (rest, half) if index % 2 else (half, rest)
+            sizes, weights = [inputs, 64, 64, 2 * outputs], []
+            for depth, shape in enumerate(pairwise(sizes)):
+                weights.append(
+                    (
+                        numpyro.param(f"w{index}{depth}", lambda key, s=shape: jax.random.normal(key, s) * 0.1),
+                        numpyro.param(f"b{index}{depth}", jnp.zeros(shape[1])),
+                    )
+                )
+            layers.append(Coupling(weights, flip=index % 2 == 1))
+        return dist.TransformedDistribution(self.get_base_dist(), layers)
+
+    def get_base_dist(self) -> dist.Distribution:
+        return dist.Normal(jnp.zeros(self.latent_dim), 1).to_event(1)
+
+
+def svi(model: Callable, guide: AutoGuide, num_particles: int, data: list[jax.Array]) -> Steps:
     """Steps of NumPyro's SVI, ``jit(update)`` in a loop."""
-    inference = SVI(schools, guide, numpyro.optim.Adam(1e-3), Trace_ELBO(num_particles))
+    inference = SVI(model, guide, numpyro.optim.Adam(1e-3), Trace_ELBO(num_particles))
     update = jax.jit(inference.update)
-    state = inference.init(jax.random.key(0), Y, SD)
+    state = inference.init(jax.random.key(0), *data)
 
     def run(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, loss = update(state, Y, SD)
+            state, loss = update(state, *data)
         jax.block_until_ready((state, loss))
 
     return run
@@ -90,9 +157,10 @@ def iaf() -> AutoGuide:
 
 
 WORK: dict[str, Callable[[], Steps]] = {
-    "AutoNormal 16": lambda: svi(AutoNormal(schools), 16),
-    "IAF 1": lambda: svi(iaf(), 1),
-    "IAF 64": lambda: svi(iaf(), 64),
+    "AutoNormal, 16": lambda: svi(schools, AutoNormal(schools), 16, [Y, SD]),
+    "3 x IAF, 1": lambda: svi(schools, iaf(), 1, [Y, SD]),
+    "3 x IAF, 64": lambda: svi(schools, iaf(), 64, [Y, SD]),
+    "credit, 6 x realnvp, 64": lambda: svi(credit, AutoCoupling(credit), 64, credit_data()),
     "NSF coupling": lambda: density(coupling_flow, spline=True),
     "NSF autoregressive": lambda: density(masked_autoregressive_flow, spline=True),
     "MAF": lambda: density(masked_autoregressive_flow, spline=False),

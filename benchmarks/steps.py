@@ -1,9 +1,9 @@
-"""Training steps of a density, and of SVI on the eight schools, side by side with JAX: milliseconds and first calls.
+"""Training steps of a density, and of SVI, side by side with JAX: milliseconds and first calls.
 
 Densities: every library trains a flow of the same size (D = 16, a batch of 512, 5 layers, hidden [64, 64], 8 bins) on
 normal draws with Adam (torch's fused one, optax in JAX). normflows has residual networks only: one block of 64.
-"Compiled" is torch.compile, ours with fullgraph=True. "One graph" is ours traced by pyroflows.infer.graph as a function
-of one vector of parameters, then compiled. A first call compiles and makes the first step.
+"Compiled" is torch.compile, ours with fullgraph=True. "One graph" is our loss, gradient and Adam as one graph, made by
+pyroflows.infer.fuse and compiled. A first call compiles and makes the first step.
 
 NumPyro and flowjax run in a process and an environment of their own; their steps take turns with ours. The process is
 pinned to as many cores as it has threads.
@@ -20,7 +20,7 @@ import nflows.transforms
 import normflows
 import torch
 import zuko
-from elbo import WORK, prepare
+from elbo import WORK, Work, prepare
 from jax_process import JaxProcess, versions
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
@@ -30,7 +30,8 @@ from timing import clock, interleaved, table
 from torch import Tensor, nn
 
 from pyroflows import FlowDistribution, flows
-from pyroflows.infer.graph import capture, flatten
+from pyroflows.infer import capture, fuse, lay_flat
+from pyroflows.infer.adam import Adam
 
 DIM, BATCH, LAYERS, HIDDEN, BINS, BOUND = 16, 512, 5, [64, 64], 8, 4.0
 LogProb = Callable[[Tensor], Tensor]
@@ -46,14 +47,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=("density", "svi"))
     args = parser.parse_args()
-    args.device, args.mode = "cpu", None  # what elbo.py asks for
+    args.device, args.mode, args.data = "cpu", None, None  # what elbo.py asks for
     torch.set_num_threads(args.threads)
     pin(args.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {versions()}, {args.threads} thread(s), medians of {args.repeats} rounds\n")
     with JaxProcess(args.threads) as jax:
         if args.only != "density":
-            print(table(SVI_HEADERS, [svi(row, jax, args) for row in WORK]), end="\n\n", flush=True)
+            print(table(SVI_HEADERS, [svi(work, jax, args) for work in WORK]), end="\n\n", flush=True)
         if args.only != "svi":
             print(table(DENSITY_HEADERS, chain.from_iterable(density(name, jax, args) for name in OURS)))
 
@@ -69,29 +70,28 @@ SVI_HEADERS = [
     "particles",
     "Trace_ELBO, ms",
     "NumPyro, ms",
-    "replayed, ms",
-    "compiled, ms",
-    "compiled and fused Adam, ms",
+    "CompiledTrace_ELBO, ms",
+    "CompiledSVI replayed, ms",
+    "CompiledSVI, ms",
+    "Pyro / replayed",
     "Pyro / ours",
     "ours / NumPyro",
     "first step: replayed, s",
     "compiled, s",
     "NumPyro, s",
 ]
-IN_JAX = {("AutoNormal", 16): "AutoNormal 16", ("3", 1): "IAF 1", ("3", 64): "IAF 64"}
 
 
-def svi(row: tuple, jax: JaxProcess, args: argparse.Namespace) -> list:
-    """One line: Pyro, NumPyro and CompiledTrace_ELBO on the same model; "ours" is the last of ours."""
-    name, theirs, ours, particles = row
-    in_jax = IN_JAX[name.split()[0], particles]
+def svi(work: Work, jax: JaxProcess, args: argparse.Namespace) -> list:
+    """One line: Pyro, NumPyro and ours on the same model; "ours" is CompiledSVI."""
+    in_jax = f"{work.name}, {work.particles}"
     first_jax = jax.run(in_jax, 1) / 1e3
-    steps, first = prepare(theirs, ours, particles, args)
+    steps, first = prepare(work, args)
     steps = {"plain": steps.pop("plain"), "jax": jax.steps(in_jax), **steps}
     seconds = interleaved({key: partial(run, args.steps) for key, run in steps.items()}, args.repeats)
     ms = {key: 1e3 * value / args.steps for key, value in seconds.items()}
-    ratios = ms["plain"] / ms["fused"], ms["fused"] / ms["jax"]
-    return [name, particles, *ms.values(), *ratios, first["replayed"], first["compiled"], first_jax]
+    ratios = ms["plain"] / ms["replayed"], ms["plain"] / ms["ours"], ms["ours"] / ms["jax"]
+    return [work.name, work.particles, *ms.values(), *ratios, first["replayed"], first["ours"], first_jax]
 
 
 DENSITY_HEADERS = ("flow", "library", "ms", "ratio to flowjax", "first call, s")
@@ -137,20 +137,25 @@ def training(log_prob: LogProb, parameters: list[Tensor], x: Tensor, fullgraph: 
 
 
 def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor) -> Steps:
-    """The same steps with loss and gradients in one graph of one vector, traced and compiled at the first call."""
+    """The same steps as one graph of one vector, Adam included, traced and compiled at the first call."""
     ready: list[tuple] = []
 
     def begin() -> tuple:
-        graph = flatten(capture(lambda x: -log_prob(x).mean(), [x], parameters=parameters), [x]).compile([x])
-        return graph, torch.optim.Adam(graph.parameters, lr=1e-4, fused=True)
+        adam, flat = Adam(), lay_flat(parameters)
+        state = [flat, *adam.start(flat)]
+
+        def update(loss: Tensor, slope: Tensor, state: list[Tensor]) -> list[Tensor]:
+            return [*adam(state[0], slope, flat.new_tensor([1e-4]), state[1:]), loss]
+
+        graph = capture(lambda x: -log_prob(x).mean(), [x], parameters=parameters)
+        return fuse(graph, parameters, update, state, [x]).compile([x]), state
 
     def run(count: int) -> None:
         if not ready:
             ready.append(begin())
-        graph, optimizer = ready[0]
+        graph, state = ready[0]
         for _ in range(count):
-            _, (graph.parameters[0].grad,) = graph(x)
-            optimizer.step()
+            graph.run(*state, *graph.closed, x)
 
     return run
 

@@ -6,7 +6,7 @@ from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
 from .fit import fit
 from .guides import AutoFlow
-from .infer import CompiledTrace_ELBO, log_joint
+from .infer import CompiledSVI, CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
 from .refine import Refined
 
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AutoFlow",
     "Calibration",
+    "CompiledSVI",
     "CompiledTrace_ELBO",
     "FlowDistribution",
     "Posterior",

@@ -82,7 +82,9 @@ class MaskedMLP(nn.Module):
         self.layers = nn.ModuleList()
         for index, (below, above) in enumerate(zip(degrees, [*degrees[1:], outputs], strict=True)):
             self.layers.append(nn.Linear(len(below), len(above)))
-            self.register_buffer(f"mask{index}", below <= above.unsqueeze(-1), persistent=False)
+            # Numbers, as compiled code turns booleans into numbers one by one.
+            mask = (below <= above.unsqueeze(-1)).to(torch.get_default_dtype())
+            self.register_buffer(f"mask{index}", mask, persistent=False)
         zero_(self.layers[-1])
         self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
         self.activation = activation()

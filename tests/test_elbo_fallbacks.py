@@ -146,3 +146,17 @@ def test_failing_compiler_leaves_the_replay(monkeypatch: pytest.MonkeyPatch) -> 
         loss = elbo.loss(schools, guide, Y)
     with warnings.catch_warnings():
         assert elbo.loss(schools, guide, Y) == loss
+
+
+def test_a_compiler_without_the_instructions_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def old(module: torch.fx.GraphModule, examples: list, options: dict) -> Callable:
+        asked.append(options)
+        if options:
+            raise RuntimeError("unknown option -mamx-tile")
+        return module.forward
+
+    monkeypatch.setattr("torch._inductor.compile", old)
+    CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
+    assert asked == [{"cpp.vec_isa_ok": True}, {}]

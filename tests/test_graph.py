@@ -1,6 +1,5 @@
 """graph.capture: replays equal the function, what closes over stays live, and what would be wrong is refused."""
 
-import copy
 import random
 from collections.abc import Callable
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyroflows.infer import Graph, Untraceable, capture, flatten
+from pyroflows.infer import Graph, Untraceable, capture
 
 WEIGHT, DATA = torch.tensor([1.0, -2.0, 0.5]), torch.arange(15.0).reshape(5, 3) / 10
 
@@ -209,53 +208,6 @@ def test_compiled_noise_is_reproducible() -> None:
         pyro.set_rng_seed(seed)
         losses.append(graph()[0].item())
     assert losses[0] == losses[1] != losses[2]
-
-
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_flat_graph_within_a_fused_step(compile: bool) -> None:
-    """How a trainer puts loss, gradients and Adam into one graph of flat vectors."""
-    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(7, 3)
-    twin = copy.deepcopy(net)
-
-    def losses(x: Tensor) -> tuple[Tensor, Tensor]:
-        each = net(x).square().squeeze(-1)
-        return each.mean(), each
-
-    graph = flatten(capture(losses, [x], has_aux=True), [x])
-
-    def step(flat: Tensor, m: Tensor, v: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, tuple]:
-        (loss, each), (slope,) = graph.replay([flat], [x])
-        m, v, t = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope.square(), t + 1
-        change = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-        return loss, (each, flat - 0.01 * change, m, v, t)
-
-    flat = graph.parameters[0].detach()
-    state = (flat, torch.zeros_like(flat), torch.zeros_like(flat), torch.tensor(0.0))
-    fused = capture(step, [*state, x], has_aux=True, grad=False)
-    if compile:
-        fused.compile([*state, x])
-    adam = torch.optim.Adam(twin.parameters(), lr=0.01)
-    for _ in range(5):
-        (_, (each, *state)), _ = fused(*state, x)
-        adam.zero_grad()
-        expected = twin(x).square().squeeze(-1)
-        expected.mean().backward()
-        adam.step()
-        torch.testing.assert_close(each, expected)
-    torch.testing.assert_close(state[0], torch.nn.utils.parameters_to_vector(twin.parameters()))
-
-
-def test_flat_graph_fills_gaps_and_keeps_gradients_of_inputs() -> None:
-    a, b, x = (torch.tensor([float(i), 1.0], requires_grad=True) for i in range(3))
-    graph = flatten(capture(lambda x: (a * x).sum() + b.detach().sum(), [x], parameters=[a, b]), [x])
-    _, gradients = graph(x.detach())
-    torch.testing.assert_close(gradients, [torch.tensor([2.0, 1.0, 0.0, 0.0]), a.detach()])
-
-
-def test_flat_graph_needs_one_dtype() -> None:
-    a, b = torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ValueError, match="one dtype and device, got"):
-        flatten(capture(lambda: (a * b).sum()))
 
 
 def test_numbers_in_the_code_are_part_of_what_is_compiled() -> None:

@@ -2,8 +2,9 @@
 
 from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .fused import fuse, lay_flat
 from .gaussian import Gaussian, elbo, score
-from .graph import Graph, capture, flatten
+from .graph import Graph, capture
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
 from .objectives import log_weights
@@ -17,6 +18,7 @@ from .trainer import History, Trainer
 
 __all__ = [
     "Attempt",
+    "CompiledSVI",
     "CompiledTrace_ELBO",
     "Gaussian",
     "Graph",
@@ -31,7 +33,8 @@ __all__ = [
     "best_start",
     "capture",
     "elbo",
-    "flatten",
+    "fuse",
+    "lay_flat",
     "log_joint",
     "log_weights",
     "pathfinder",

@@ -100,13 +100,14 @@ class CompiledTrace_ELBO(Trace_ELBO):
             step, inputs = self._step(model, guide, args, kwargs)
             if step is None:
                 return super().loss(model, guide, *args, **kwargs)
-            return _checked(step.graph(*inputs)[0].item())
+            return _checked(self._ready(step, inputs)(*inputs)[0].item())
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
         """The estimate of the negative ELBO, in nats; adds its gradients to the parameters' ``grad``."""
         step, inputs = self._step(model, guide, args, kwargs)
         if step is None:
             return super().loss_and_grads(model, guide, *args, **kwargs)
+        self._ready(step, inputs)
         if any(t.requires_grad for t in inputs):
             loss = _Replay.apply(step, len(inputs), *inputs, *step.graph.parameters)
             loss.backward()
@@ -120,6 +121,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
         step, inputs = self._step(model, guide, args, kwargs)
         if step is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
+        self._ready(step, inputs)
         return _Replay.apply(step, len(inputs), *inputs, *step.graph.parameters)
 
     def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple["_Step | None", list[Tensor]]:
@@ -150,10 +152,17 @@ class CompiledTrace_ELBO(Trace_ELBO):
             particles = Particles(model, guide, args, kwargs, self.num_particles)
             self.traces += 1
             graph = capture(particles, inputs, grad=torch.is_grad_enabled())
-            return _Step(self._compiled(graph, inputs), particles.params, Watch(model, guide), retraces)
+            return _Step(graph, particles.params, Watch(model, guide), retraces)
         except Untraceable as error:
             self._refuse(error)
             return _Plain()
+
+    def _ready(self, step: "_Step", inputs: list[Tensor]) -> Graph:
+        """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
+        if not step.ready:
+            step.ready = True
+            self._compiled(step.graph, inputs)
+        return step.graph
 
     def _compiled(self, graph: Graph, inputs: list[Tensor]) -> Graph:
         if not self.compile:
@@ -175,7 +184,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
             warnings.warn(message, stacklevel=6)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """A graph with what decides whether it is still right.
 
@@ -184,21 +193,21 @@ class _Step:
         params: Pyro's messages of the parameters.
         watch: what model and guide reach.
         retraces: how often a change of that has made a new trace.
+        ready: whether the graph has been compiled, if it is to be.
     """
 
     graph: Graph
     params: list[dict]
     watch: Watch
     retraces: int
+    ready: bool = False
 
     def __post_init__(self) -> None:
         store = pyro.get_param_store()
         # Within a module's own store, Pyro leaves a parameter that needs no transform as it is.
         found = [(node["value"], vars(node["value"]).get("unconstrained")) for node in self.params]
-        self._leaves = [value if leaf is None else leaf() for value, leaf in found]
-        self._stored = {
-            n["name"]: leaf for n, leaf in zip(self.params, self._leaves, strict=True) if n["name"] in store
-        }
+        self.leaves = [value if leaf is None else leaf() for value, leaf in found]
+        self._stored = {n["name"]: leaf for n, leaf in zip(self.params, self.leaves, strict=True) if n["name"] in store}
 
     @property
     def current(self) -> bool:
@@ -209,7 +218,7 @@ class _Step:
 
     def announce(self) -> "_Step":
         """Shows the parameters to the handlers around, as model and guide would."""
-        for node, leaf in zip(self.params, self._leaves, strict=True) if _PYRO_STACK else ():
+        for node, leaf in zip(self.params, self.leaves, strict=True) if _PYRO_STACK else ():
             with torch.no_grad():
                 value = transform_to(node["kwargs"].get("constraint", constraints.real))(leaf)
             value.unconstrained = weakref.ref(leaf)

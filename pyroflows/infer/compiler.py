@@ -9,6 +9,9 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+# Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
+TRUST = {"cpp.vec_isa_ok": True}
+
 
 def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None = None) -> Callable:
     """Compiles a graph at once, for tensors of exactly these shapes.
@@ -29,13 +32,26 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         warnings.simplefilter("ignore")
         from torch import _inductor
 
-        options = _inductor.list_mode_options(mode) if mode else None
+        options = _inductor.list_mode_options(mode) if mode else {}
         # Inductor's cache on disk is used only where a context says that no shape is symbolic.
         fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
         examples = [fake.from_tensor(t.detach(), static_shapes=True) for t in inputs]
-        with torch.no_grad(), tracing(TracingContext(fake)):
-            run = _inductor.compile(module, examples, options=options)
-    return _each_call_a_step(run) if options and options.get("triton.cudagraphs") else run
+        with torch.no_grad():
+            try:
+                run = _compile(module, examples, fake, {**options, **TRUST})
+            except Exception:
+                from torch._inductor import cpu_vec_isa
+
+                cpu_vec_isa.valid_vec_isa_list.cache_clear()
+                run = _compile(module, examples, fake, options)
+    return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
+
+
+def _compile(module: fx.GraphModule, examples: list[Tensor], fake: FakeTensorMode, options: dict) -> Callable:
+    from torch import _inductor
+
+    with tracing(TracingContext(fake)):
+        return _inductor.compile(module, examples, options=options)
 
 
 def _each_call_a_step(run: Callable) -> Callable:

@@ -1,10 +1,9 @@
 """A function of tensors and its gradients as one graph: Python runs once, the graph is replayed or compiled."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -12,13 +11,14 @@ from torch.utils import _pytree as pytree
 
 from .compiler import compiled
 from .guard import LIFTS, Guard, Untraceable, reason
+from .tidy import quick, tracing
 
 # A replay that differs from the function by more than rounding was traced wrongly.
 TOLERANCE = 1e-3
 
 
 class Graph:
-    """A captured function, made by :func:`capture`.
+    """A captured function, made by :func:`capture` or :func:`~pyroflows.infer.fuse`.
 
     Args:
         module: the graph, a function of the parameters, then the closed-over tensors, then the inputs.
@@ -37,9 +37,9 @@ class Graph:
         used: list[bool],
     ) -> None:
         self.module, self.parameters, self.closed = module, parameters, closed
-        self._spec, self._used = spec, used
+        self.spec, self.used = spec, used
         self._facts = self._read()
-        self._run: Callable = module.forward
+        self._run: Callable | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Any, list[Tensor | None]]:
         """What the function returns, and the gradients of its loss (None: the loss does not depend on it).
@@ -50,12 +50,18 @@ class Graph:
 
     def replay(self, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor | None]]:
         """The same with other tensors in the place of the parameters."""
-        with torch.no_grad():
-            found = self._run(*parameters, *self.closed, *inputs)
-        count = self._spec.num_leaves
+        found = self.run(*parameters, *self.closed, *inputs)
+        count = self.spec.num_leaves
         gradients = iter(found[count:])
-        value = pytree.tree_unflatten(list(found[:count]), self._spec)
-        return value, [next(gradients) if used else None for used in self._used]
+        value = pytree.tree_unflatten(list(found[:count]), self.spec)
+        return value, [next(gradients) if used else None for used in self.used]
+
+    def run(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """The graph itself, a function of all that it reads; what is None above is left out."""
+        with torch.no_grad():
+            if self._run is None:
+                self._run = quick(self.module, tensors)
+            return self._run(*tensors)
 
     @property
     def current(self) -> bool:
@@ -77,48 +83,6 @@ class Graph:
         """
         self._run = compiled(self.module, [*self.parameters, *self.closed, *inputs], mode)
         return self
-
-
-def flatten(graph: Graph, inputs: Sequence[Tensor] = ()) -> Graph:
-    """The same graph as a function of one vector, with one gradient: fewer, larger tensors are faster.
-
-    Args:
-        graph: a graph whose parameters share dtype and device, not yet compiled.
-        inputs: tensors of the shapes that it was traced with.
-
-    Returns:
-        A graph whose only parameter is the parameters' values laid end to end, as a new leaf. Where the loss does
-        not depend on a parameter its gradient is zero.
-
-    Raises:
-        ValueError: if there are no parameters, or they differ in dtype or device.
-
-    Example:
-        >>> a, b = torch.ones(2, requires_grad=True), torch.ones(1, requires_grad=True)
-        >>> flatten(capture(lambda: (a * 2).sum() + (b * 3).sum()))()
-        (tensor(7.), [tensor([2., 2., 3.])])
-    """
-    kinds = {(p.dtype, p.device) for p in graph.parameters}
-    if len(kinds) != 1:
-        raise ValueError(f"expected parameters of one dtype and device, got {sorted(map(str, kinds))}")
-    sizes = [p.numel() for p in graph.parameters]
-
-    def function(vector: Tensor, *others: Tensor) -> list[Tensor]:
-        parts = [v.view(p.shape) for v, p in zip(vector.split(sizes), graph.parameters, strict=True)]
-        found, count = graph.module(*parts, *others), graph._spec.num_leaves
-        rest = iter(found[count:])
-        own = [next(rest) if used else None for used in graph._used]
-        both = zip(own, parts, strict=False)
-        by_part = [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in both]
-        return [*found[:count], torch.cat(by_part), *(g for g in own[len(parts) :] if g is not None)]
-
-    vector = torch.cat([p.detach().flatten() for p in graph.parameters])
-    with _tracing(inputs), torch.no_grad():
-        module = make_fx(function)(vector, *graph.closed, *_fresh(inputs))
-    _simplify(module.graph)
-    module.recompile()
-    used = [True, *graph._used[len(sizes) :]]
-    return Graph(module, [vector.requires_grad_()], graph.closed, graph._spec, used)
 
 
 def capture(
@@ -160,7 +124,7 @@ def capture(
         (tensor(11.), [tensor([3., 4.])])
     """
     tracer = _Tracer(function, parameters, has_aux, grad)
-    with _tracing(inputs):
+    with tracing():
         try:
             module = make_fx(tracer, tracing_mode="real")(*_fresh(inputs))
         except Untraceable:
@@ -245,8 +209,8 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
     """Raises unless a replay equals the function run anew from the same seed."""
     results = []
     tracer.given = graph.parameters
-    for run in (tracer, lambda *given: graph._run(*graph.parameters, *graph.closed, *given)):
-        with _tracing(inputs), torch.random.fork_rng(_cuda(inputs)):
+    for run in (tracer, lambda *given: graph.module(*graph.parameters, *graph.closed, *given)):
+        with tracing():
             torch.manual_seed(1)
             results.append(run(*_fresh(inputs)))
     for expected, got in zip(*results, strict=True):
@@ -256,17 +220,6 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
                 "depends on something that changes from call to call; use torch's random numbers and pass what "
                 "changes as tensors"
             )
-
-
-@contextmanager
-def _tracing(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Without validation, which branches on values, and without a trace in the random generators."""
-    with pyro.validation_enabled(False), torch.random.fork_rng(_cuda(inputs)), torch.enable_grad():
-        yield
-
-
-def _cuda(inputs: Sequence[Tensor]) -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def _fresh(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .graph import capture, flatten
+from .adam import Adam
+from .fused import fuse, lay_flat
+from .graph import capture
 from .guard import Untraceable
 
 # A step is bad when its loss or gradient is not finite; so many in a row, or this share of all, is an error.
@@ -71,8 +73,12 @@ class Trainer:
         """Starts anew from where the parameters are, with another learning rate; a graph is kept."""
         self.lr = lr
         self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        for flat in self.parameters:
+            moments = {"exp_avg": torch.zeros_like(flat.detach()), "exp_avg_sq": torch.zeros_like(flat.detach())}
+            self.adam.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
         self.mean = [p.detach().clone() for p in self.parameters]
         self.done, self._bad, self._bad_run, self._decay = 0, 0, 0, (math.inf, 1)
+        self._tensors: list[Tensor] | None = None  # the state of a graph
 
     def trace(self, log_weights: Callable[[], Tensor], compile: bool = False) -> None:
         """Makes the gradient one graph: later steps replay it and do not call ``log_weights`` any more.
@@ -91,8 +97,27 @@ class Trainer:
             weights = log_weights()
             return -weights.mean(), weights
 
-        graph = flatten(capture(loss, parameters=self._given, has_aux=True))
+        graph = fuse(capture(loss, parameters=self._given, has_aux=True), self._given, self._update, self._state())
         self._graph = graph.compile([]) if compile else graph
+
+    def _state(self) -> list[Tensor]:
+        """All that a traced step changes, and the step's rate and weight in the average."""
+        flat = self.parameters[0].detach()
+        m, v, steps = (self.adam.state[self.parameters[0]][key] for key in ("exp_avg", "exp_avg_sq", "step"))
+        steps = steps.view(1)
+        control = flat.new_tensor([self.lr * self._rate(), self._weight()])
+        return [flat, m, v, steps, Adam().corrections(steps), self.mean[0], control]
+
+    def _update(self, value: tuple[Tensor, Tensor], slope: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """What :meth:`step` does after the gradient, as a function of tensors; a bad step leaves the state."""
+        (_, weights), (flat, *moments, mean, control) = value, state
+        elbo, norm = weights.mean(), slope.norm()
+        slope = slope * (self.clip / (norm + 1e-6)).clamp(max=1)
+        new = Adam()(flat, slope, control[:1], moments)
+        new.append(mean + (new[0] - mean) * control[1])
+        good = elbo.isfinite() & norm.isfinite()
+        kept = [torch.where(good, after, before) for after, before in zip(new, state, strict=False)]
+        return [*kept, control, torch.stack([elbo, _spread(weights), norm])]
 
     def decay_over(self, steps: int) -> None:
         """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""
@@ -106,31 +131,35 @@ class Trainer:
 
     def step(self, log_weights: Callable[[], Tensor]) -> None:
         """One step up the mean of ``log_weights()``, the particles' ``log p - log q``."""
-        weights = self._gradient(log_weights)
-        elbo = weights.mean()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        spread = weights.std() if len(weights) > 1 else weights.new_tensor(math.nan)
-        value, spread, norm = torch.stack([elbo, spread, norm]).detach().tolist()
         self.done += 1
+        value, spread, norm = self._replay() if self._graph else self._plain(log_weights)
         if not (math.isfinite(value) and math.isfinite(norm)):
             return self._drop(value)
         self._bad_run = 0
-        self.adam.param_groups[0]["lr"] = self.lr * self._rate()
-        self.adam.step()
-        self._average()
         self.history.elbo.append(value)
         self.history.log_weight_sd.append(spread)
 
-    def _gradient(self, log_weights: Callable[[], Tensor]) -> Tensor:
-        """Puts the gradient of the negative ELBO where Adam finds it; returns the log weights."""
-        if self._graph is not None:
-            (_, weights), (gradient,) = self._graph.replay(self.parameters, ())
-            self.parameters[0].grad.copy_(gradient)
-            return weights
+    def _replay(self) -> list[float]:
+        """A step of the graph; returns the ELBO, the spread of the weights and the norm of the gradient."""
+        if self._tensors is None:
+            self._tensors = self._state()
+        control = self._tensors[-1]
+        control.copy_(control.new_tensor([self.lr * self._rate(), self._weight()]))
+        return self._graph.run(*self._tensors, *self._graph.closed)[0].tolist()
+
+    def _plain(self, log_weights: Callable[[], Tensor]) -> list[float]:
+        """The same without a graph."""
         self.adam.zero_grad(set_to_none=False)
         weights = log_weights()
-        (-weights.mean()).backward()
-        return weights.detach()
+        elbo = weights.mean()
+        (-elbo).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        found = torch.stack([elbo, _spread(weights), norm]).detach().tolist()
+        if math.isfinite(found[0]) and math.isfinite(found[2]):
+            self.adam.param_groups[0]["lr"] = self.lr * self._rate()
+            self.adam.step()
+            self._average()
+        return found
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -153,9 +182,11 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # The weight grows from 0, so that the average forgets where it started.
-        weight = 1 - min(self.average, self.done / (self.done + 10))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], weight)
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], self._weight())
+
+    def _weight(self) -> float:
+        # It grows from 0, so that the average forgets where it started.
+        return 1 - min(self.average, self.done / (self.done + 10))
 
     def _drop(self, value: float) -> None:
         self.history.elbo.append(math.nan)
@@ -171,6 +202,10 @@ class Trainer:
             )
 
 
+def _spread(weights: Tensor) -> Tensor:
+    return weights.std() if len(weights) > 1 else weights.new_tensor(math.nan)
+
+
 def _flatten(parameters: list[Tensor]) -> list[Tensor]:
     """Makes the parameters and their gradients views of one vector for each dtype and device, and returns these.
 
@@ -181,9 +216,9 @@ def _flatten(parameters: list[Tensor]) -> list[Tensor]:
         groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
     flats = []
     for group in groups.values():
-        flat = torch.cat([p.detach().flatten() for p in group]).requires_grad_()
-        flat.grad, sizes = torch.zeros_like(flat), [p.numel() for p in group]
-        for p, value, grad in zip(group, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
-            p.data, p.grad = value.view(p.shape), grad.view(p.shape)
+        flat = lay_flat(group).requires_grad_()
+        flat.grad = torch.zeros_like(flat)
+        for p, grad in zip(group, flat.grad.split([p.numel() for p in group]), strict=True):
+            p.grad = grad.view(p.shape)
         flats.append(flat)
     return flats
