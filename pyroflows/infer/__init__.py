@@ -13,6 +13,7 @@ from .polish import ascend, polish
 from .speed import SpeedUp
 from .starts import Attempt, best_start
 from .stopping import reason_to_stop, trend
+from .svi import CompiledSVI
 from .traced import TracedDensity
 from .trainer import History, Trainer
 
