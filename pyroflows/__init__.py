@@ -7,6 +7,7 @@ from .fit import fit
 from .guides import AutoFlow
 from .infer import CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
+from .priors import FlowPrior
 
 __version__ = "0.1.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "AutoFlow",
     "CompiledTrace_ELBO",
     "FlowDistribution",
+    "FlowPrior",
     "Posterior",
     "bijectors",
     "check_bijector",

@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric"),
+    ("nets", "numeric", "epochs"),
     ("bijectors",),
     ("transforms",),
     ("flows", "distributions", "latents"),
-    ("guides", "check"),
+    ("guides", "check", "priors"),
     ("infer",),
     ("diagnostics", "report"),
     ("plots",),
