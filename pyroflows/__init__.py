@@ -1,5 +1,7 @@
 """Normalizing flows for Pyro: guides, priors and densities that are right by default."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import bijectors, flows, infer, transforms
 from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
@@ -9,11 +11,15 @@ from .infer import CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
 from .priors import FlowPrior
 
+if TYPE_CHECKING:
+    from .density import FlowDensity
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AutoFlow",
     "CompiledTrace_ELBO",
+    "FlowDensity",
     "FlowDistribution",
     "FlowPrior",
     "Posterior",
@@ -26,3 +32,12 @@ __all__ = [
     "log_joint",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports ``FlowDensity`` when it is first asked for: it alone needs scikit-learn."""
+    if name == "FlowDensity":
+        from .density import FlowDensity
+
+        return FlowDensity
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,27 @@ class Epochs:
         self.adam.load_state_dict(state["adam"])
         self.best, self.log, self.steps = state["best"], EpochLog(**state["log"]), state["steps"]
         torch.set_rng_state(state["generator"].cpu())
+
+
+class Batches:
+    """Minibatches of rows in memory, shuffled anew by torch's generator each time, of nearly equal sizes.
+
+    Args:
+        tensors: of as many rows each.
+        size: most rows of a batch.
+
+    Example:
+        >>> [len(x) for (x,) in Batches([torch.arange(10.0)], 4)]
+        [4, 3, 3]
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], size: int) -> None:
+        self.tensors, self.size = tensors, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        rows = len(self.tensors[0])
+        for part in torch.randperm(rows).tensor_split(max(-(-rows // self.size), 1)):
+            yield tuple(t[part.to(t.device)] for t in self.tensors)
 
 
 def save(state: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric", "epochs"),
+    ("nets", "numeric", "scale", "epochs"),
     ("bijectors",),
     ("transforms",),
     ("flows", "distributions", "latents"),
@@ -19,7 +19,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("infer",),
     ("diagnostics", "report"),
     ("plots",),
-    ("posterior",),
+    ("posterior", "density"),
     ("fit",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

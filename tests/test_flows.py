@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[..., Compose]] = {
     "nsf": flows.nsf,
     "nsf_maf": partial(flows.nsf, structure="autoregressive"),
     "nsf_iaf": partial(flows.nsf, structure="autoregressive", fast="forward"),
+    "copula": flows.copula,
     "full_rank": flows.full_rank,
 }
 # The fewest layers that a recipe allows.
@@ -122,12 +123,13 @@ def test_layers() -> None:
     assert kinds(flows.maf(3, layers=2)) == kinds(flows.iaf(3, layers=2)) == [Autoregressive] * 2
     assert kinds(flows.nsf(3, layers=2)) == [Coupling, Coupling, AffineMap]
     assert kinds(flows.nsf(3, structure="autoregressive", layers=1)) == [Autoregressive, AffineMap]
+    assert kinds(flows.copula(3, layers=1)) == [Autoregressive, LowerTriangular, Elementwise]
     assert kinds(flows.full_rank(3)) == [LowerTriangular]
 
 
 def test_one_dimension() -> None:
     assert kinds(flows.nice(1)) == [AffineMap]
-    for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf"):
+    for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf", "copula"):
         flow = RECIPES[name](1, 2, **SMALL)
         assert kinds(flow) == [Elementwise, AffineMap]
         assert flow.context_dim == 2
@@ -150,6 +152,14 @@ def test_the_cheap_direction() -> None:
     for fast in ("forward", "inverse"):
         flow = flows.nsf(3, structure="autoregressive", fast=fast)
         assert {part.fast for part in list(flow)[:-1]} == {fast}
+
+
+def test_dropout_only_in_training() -> None:
+    flow, x = moved(flows.copula(3, dropout=0.5), by=0.1), torch.randn(5, 3)
+    assert not torch.equal(flow.inv(x), flow.inv(x))
+    flow.eval()
+    assert_close(flow.inv(x), flow.inv(x), rtol=0, atol=0)
+    assert_close(flow(flow.inv(x).clone()), x, rtol=1e-4, atol=1e-4)
 
 
 def test_masks_come_in_complementary_pairs_of_halves() -> None:
