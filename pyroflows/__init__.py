@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 from . import bijectors, flows, infer, transforms
 from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
+from .encoders import FlowEncoder
 from .fit import fit
 from .guides import AutoFlow
 from .infer import CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
-from .priors import FlowPrior
+from .priors import FlowPrior, NormalPrior
+from .vae import VAE
 
 if TYPE_CHECKING:
     from .density import FlowDensity
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "VAE",
     "AutoFlow",
     "CompiledTrace_ELBO",
     "FlowDensity",
     "FlowDistribution",
+    "FlowEncoder",
     "FlowPrior",
+    "NormalPrior",
     "Posterior",
     "bijectors",
     "check_bijector",

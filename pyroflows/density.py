@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .epochs import Batches, EpochLog, Epochs
 from .flows import copula
-from .numeric import between, seeded
+from .numeric import seeded
 from .plots import plot_calibration, plot_trajectory
 from .priors import FlowPrior
 from .scale import Scale
@@ -73,7 +74,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         components: int = 1,
         epochs: int = 300,
         batch_size: int = 128,
-        lr: float = 2e-3,
+        lr: float = 4e-3,
         weight_decay: float = 0.0,
         noise: float = 0.0,
         validation_fraction: float = 0.1,
@@ -115,7 +116,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         if len(X) < 2:
             raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {len(X)}")
         self._rows, self._contexts = Scale.of(X, weight), Scale.of(context, weight, constant=True)
-        with seeded(seed, torch.device(self.device)), torch.enable_grad():
+        with seeded(seed, torch.device(self.device)), torch.enable_grad(), pyro.validation_enabled(False):
             self._train(X, context, weight)
         return self
 
@@ -201,10 +202,11 @@ class FlowDensity(DensityMixin, BaseEstimator):
         z = self._tensor(check_array(Z, dtype=np.float64))
         return self._rows.back(_array(self._given(self._given_context(context, z)).transform(z)))
 
+    @torch.no_grad()
     def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 10) -> NDArray:
         """Rows on a path from row ``a`` to row ``b``, both included, along an arc of the base: ``(steps, D)``."""
-        ends = torch.from_numpy(self.to_base(np.stack([np.asarray(a), np.asarray(b)])))
-        return self.from_base(between(*ends, steps).numpy())
+        a, b = self._inputs(np.stack([np.asarray(a), np.asarray(b)]), None)[0]
+        return self._rows.back(_array(self.prior_.path(a, b, steps)))
 
     def outlier_score(self, X: ArrayLike, context: ArrayLike | None = None, kind: str = "likelihood") -> NDArray:
         """How much of an outlier each row is, shape ``(rows,)``, in nats; larger is further out.

@@ -9,7 +9,33 @@ from torch import Tensor, nn
 
 from .distributions import FlowDistribution, standard_normal
 from .flows import realnvp
+from .numeric import between
 from .transforms import FlowTransform
+
+
+class NormalPrior(PyroModule):
+    """The standard normal as a module: what a :class:`FlowPrior` takes the place of.
+
+    Args:
+        input_dim: size ``D`` of the vectors.
+        name: what the names of its tensors start with.
+    """
+
+    context_dim = 0
+
+    def __init__(self, input_dim: int, name: str = "") -> None:
+        super().__init__(name)
+        self.register_buffer("loc", torch.zeros(input_dim), persistent=False)
+
+    def forward(self, context: Tensor | None = None, temperature: float = 1.0) -> Distribution:
+        """The normal with mean 0 and sd ``temperature``; it takes no context."""
+        if context is not None:
+            raise ValueError("NormalPrior expected no context, got one: use a FlowPrior with context_dim > 0")
+        return _normal(self.loc, temperature)
+
+    def path(self, a: Tensor, b: Tensor, steps: int, context: Tensor | None = None) -> Tensor:
+        """Points on the arc from vector ``a`` to vector ``b``, both included: ``(steps, D)``."""
+        return between(a, b, steps)
 
 
 class FlowPrior(PyroModule):
@@ -52,7 +78,7 @@ class FlowPrior(PyroModule):
         self.transform = build(flow, input_dim, context_dim)
         if components < 1:
             raise ValueError(f"FlowPrior expected components >= 1, got {components}")
-        self.components = components
+        self.context_dim, self.components = context_dim, components
         if components > 1:
             self.loc = nn.Parameter(torch.randn(components, input_dim))
             self.log_scale = nn.Parameter(torch.zeros(components, input_dim))
@@ -64,17 +90,24 @@ class FlowPrior(PyroModule):
         A ``temperature`` below 1 shrinks the scale of the base, which gives samples that are more typical and
         less diverse.
         """
-        if not temperature > 0:
-            raise ValueError(f"FlowPrior expected a temperature above 0, got {temperature}")
         return FlowDistribution(self._base(temperature), self.transform.condition(context))
 
+    def path(self, a: Tensor, b: Tensor, steps: int, context: Tensor | None = None) -> Tensor:
+        """Points on the way from vector ``a`` to vector ``b`` along an arc of the base, both included."""
+        transform = self.transform.condition(context)
+        return transform(between(*transform.inv(torch.stack([a, b])), steps))
+
     def _base(self, temperature: float) -> Distribution:
-        if self.components > 1:
-            return MixtureOfDiagNormals(self.loc, temperature * self.log_scale.exp(), self.logits)
-        normal = standard_normal(self.transform)
-        if temperature == 1:
+        normal = _normal(standard_normal(self.transform).mean, temperature)
+        if self.components == 1:
             return normal
-        return Independent(Normal(normal.mean, temperature * normal.stddev, validate_args=False), 1)
+        return MixtureOfDiagNormals(self.loc, temperature * self.log_scale.exp(), self.logits)
+
+
+def _normal(loc: Tensor, temperature: float) -> Distribution:
+    if not temperature > 0:
+        raise ValueError(f"expected a temperature above 0, got {temperature}")
+    return Independent(Normal(loc, torch.full_like(loc, temperature), validate_args=False), 1, validate_args=False)
 
 
 def build(flow: Callable[..., FlowTransform], input_dim: int, context_dim: int = 0) -> FlowTransform:

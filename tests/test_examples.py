@@ -14,6 +14,7 @@ WRITES = {
     "density_moons": ["density_moons.png", "density_moons_layers.png"],
     "eight_schools": ["eight_schools.png", "eight_schools.nc"],
     "plain_pyro": [],
+    "vae_flow_prior": ["vae_flow_prior.png"],
 }
 
 

@@ -159,7 +159,7 @@ def test_in_double_precision() -> None:
 
 WRONG = {
     "components": (lambda: FlowPrior(2, components=0), "FlowPrior expected components >= 1, got 0"),
-    "temperature": (lambda: FlowPrior(2)(temperature=0.0), "FlowPrior expected a temperature above 0, got 0.0"),
+    "temperature": (lambda: FlowPrior(2)(temperature=0.0), "expected a temperature above 0, got 0.0"),
     "size": (lambda: FlowPrior(3, lambda d: REALNVP(2)), "a flow with input_dim=3 .* got input_dim=2"),
     "context": (lambda: FlowPrior(3, lambda d, c: REALNVP(d), 2), "context_dim=2, got input_dim=3 and context_dim=0"),
     "no_context": (lambda: FlowPrior(3, REALNVP, 2)(), r"expected a context of shape \(..., 2\), got none"),
