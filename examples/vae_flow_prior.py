@@ -28,7 +28,8 @@ def images(path: Path | None) -> tuple[Tensor, Tensor, Tensor]:
     """Images to train on, to stop by and to test on, of grey levels 0 to ``TOP``."""
     if path is None:
         rows = torch.tensor(load_digits().images, dtype=torch.float32)
-        return rows[torch.randperm(len(rows))].split([1350, 150, 297])
+        mixed = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        return rows[mixed].split([1350, 150, 297])
     data = np.load(path)
     train, test = (torch.tensor(data[f"{part}_images"]).float().div(255).mul(TOP).round() for part in ("train", "test"))
     return *train.split([len(train) - 5000, 5000]), test[:1000]
@@ -62,12 +63,15 @@ def draw(vaes: dict[str, pf.VAE], test: Tensor) -> plt.Figure:
     figure, axes = plt.subplots(2, 3, figsize=(15, 10), layout="constrained")
     for (name, vae), (left, middle, right) in zip(vaes.items(), axes, strict=True):
         z = vae.encoder(test).sample()
-        box = z[:, :2].abs().max().item() * 1.1
+        box = z[:, :2].abs().max(1).values.quantile(0.97).item() * 1.1
         if z.shape[1] == 2:
             grid = torch.stack(torch.meshgrid([torch.linspace(-box, box, 200)] * 2, indexing="xy"), dim=-1)
-            left.imshow(vae.prior().log_prob(grid).exp(), extent=(-box, box, -box, box), origin="lower", cmap="magma")
-        left.plot(*z[:, :2].T, ".", ms=3, color="cyan", alpha=0.6)
-        left.set_title(f"{name}: its density, and the latents of test images")
+            density = vae.prior().log_prob(grid)
+            shown = density.clamp_min(density.max() - 8)
+            left.imshow(shown, extent=(-box, box, -box, box), origin="lower", cmap="magma")
+        left.plot(*z[:, :2].T, ".", ms=4, color="cyan", alpha=0.7)
+        left.set(xlim=(-box, box), ylim=(-box, box), aspect="equal")
+        left.set_title(f"{name}: its log density, and latents of test images")
         middle.imshow(tiles(vae.generate(100)), cmap="gray_r")
         middle.set_title("images from the prior")
         path = torch.cat([vae.interpolate(test[2 * row], test[2 * row + 1], 10) for row in range(10)])
@@ -80,8 +84,9 @@ def draw(vaes: dict[str, pf.VAE], test: Tensor) -> plt.Figure:
 
 def tiles(pictures: Tensor) -> Tensor:
     """A hundred images as one."""
-    side = pictures.shape[-1]
-    return pictures.view(10, 10, side, side).transpose(1, 2).reshape(10 * side, 10 * side)
+    framed = nn.functional.pad(pictures, (1, 1, 1, 1))
+    side = framed.shape[-1]
+    return framed.view(10, 10, side, side).transpose(1, 2).reshape(10 * side, 10 * side)
 
 
 def main() -> None:

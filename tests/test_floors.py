@@ -16,7 +16,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("transforms",),
     ("flows", "distributions", "latents"),
     ("guides", "check", "priors"),
-    ("encoders", "vae"),
+    ("encoders", "vae", "dequantise"),
     ("infer",),
     ("diagnostics", "report"),
     ("plots",),
