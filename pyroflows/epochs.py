@@ -102,7 +102,7 @@ class Epochs:
     def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int) -> float:
         self.module.train()
         fall = 0.505 + 0.495 * math.cos(math.pi * len(self.log.train) / epochs)
-        found = [self._step(loss(*batch), fall) for batch in batches]
+        found = [self.step(loss(*batch), fall) for batch in batches]
         if not found:
             raise ValueError("expected at least one batch, got none: the data or the loader is empty")
         finite = [value for value in found if math.isfinite(value)]
@@ -115,8 +115,8 @@ class Epochs:
             )
         return sum(finite) / len(finite)
 
-    def _step(self, loss: Tensor, fall: float) -> float:
-        """One step; returns the loss, NaN where it was dropped."""
+    def step(self, loss: Tensor, rate: float = 1.0) -> float:
+        """One step down a loss, at a share of the learning rate; returns the loss, NaN where it was dropped."""
         self.adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
@@ -124,7 +124,7 @@ class Epochs:
         if not (math.isfinite(value) and math.isfinite(norm)):
             return math.nan
         self.steps += 1
-        self.adam.param_groups[0]["lr"] = self.lr * fall * min(1.0, self.steps / WARMUP)
+        self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
         self.adam.step()
         # The weight grows from 0, so that the average forgets where it started.
         weight = 1 - min(self.average, self.steps / (self.steps + 10))
