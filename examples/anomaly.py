@@ -42,8 +42,6 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few epochs, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
-
-    torch.set_num_threads(1)
     figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
     for (name, (rows, normal)), (above, below) in zip(tables().items(), axes.T, strict=True):
         train, test, outlier = split(rows, normal, seed=0)
@@ -70,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

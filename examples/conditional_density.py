@@ -47,8 +47,6 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few epochs, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
-
-    torch.set_num_threads(1)
     x, y, _ = branches(6000, seed=0)
     flow = partial(flows.nsf, bins=16)
     density = FlowDensity(flow, epochs=2 if options.smoke else 150, random_state=0, progress=True)
@@ -62,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

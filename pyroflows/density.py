@@ -112,9 +112,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
         context = self._context(context, X)
         seed = None if self.random_state is None else check_random_state(self.random_state).randint(2**31)
         used = weight > 0
+        if used.sum() < 2:
+            raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
         X, context, weight = X[used], context[used], weight[used] / weight[used].mean()
-        if len(X) < 2:
-            raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {len(X)}")
         self._rows, self._contexts = Scale.of(X, weight), Scale.of(context, weight, constant=True)
         with seeded(seed, torch.device(self.device)), torch.enable_grad(), pyro.validation_enabled(False):
             self._train(X, context, weight)

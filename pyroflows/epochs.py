@@ -39,7 +39,7 @@ class Epochs:
 
     The learning rate rises over the first steps, then falls along a cosine to one percent at the last epoch. A
     step whose loss or gradient is not finite is dropped. With validation, the best average is what is left in
-    the module, otherwise the last one.
+    the module, otherwise the last one; it is left in evaluation mode.
 
     Args:
         module: what is trained, in place.

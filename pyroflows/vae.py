@@ -104,10 +104,10 @@ class VAE(PyroModule):
         return self.likelihood(self.decoder(prior.sample(() if prior.batch_shape else (n,)))).mean
 
     @torch.no_grad()
-    def interpolate(self, a: Tensor, b: Tensor, steps: int = 10) -> Tensor:
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, context: Tensor | None = None) -> Tensor:
         """Images on the way from image ``a`` to image ``b``, along an arc of the prior's base."""
         ends = self.encoder(torch.stack([a, b])).sample()
-        return self.likelihood(self.decoder(self.prior.path(*ends, steps))).mean
+        return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
 
     def fit(
         self,

@@ -151,6 +151,7 @@ def test_classes_as_context() -> None:
     vae.fit(DataLoader(TensorDataset(x, onehot), 30, shuffle=True), epochs=40, lr=0.01, **quiet)
     made = vae.generate(100, context=torch.eye(2)[torch.arange(100) % 2])
     assert_close(made.mean(-1).round(), torch.arange(100) % 2, check_dtype=False)
+    assert vae.interpolate(x[0], x[1], 4, torch.eye(2)[0]).shape == (4, 8)
     with_labels = vae.log_likelihood(x, 50, context=onehot).mean()
     assert with_labels > vae.log_likelihood(x, 50, context=onehot.flip(-1)).mean() + 1
 
