@@ -39,8 +39,8 @@ def draw(density: FlowDensity, rows: np.ndarray) -> plt.Figure:
 def main() -> None:
     """Trains, scores on new points, draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="few epochs, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--smoke", action="store_true", help="few epochs, to see that it runs")
     options = parser.parse_args()
 
     torch.set_num_threads(1)

@@ -13,9 +13,8 @@ from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 class FlowEncoder(PyroModule):
     """The posterior ``q(z | h(x))`` of a latent vector, for any network ``h``: a Gaussian with a flow on top.
 
-    Loc and scale of the Gaussian, and the networks of the flow, all read ``h(x)``. It starts as the standard
-    normal for every ``x``. Training it needs samples, so use flows that are fast forward or both ways: ``iaf``,
-    ``realnvp``, ``nsf``.
+    Loc and scale of the Gaussian, and the networks of the flow, all read ``h(x)``; the flow starts at the identity.
+    Training needs samples, so use flows that are fast forward or both ways: ``iaf``, ``realnvp``, ``nsf``.
 
     Args:
         net: maps data to features of shape ``(rows, features)``.
@@ -54,6 +53,7 @@ class FlowEncoder(PyroModule):
         super().__init__(name)
         self.net, self.features = net, features
         gaussian = (LowerTriangular if full else Affine)(latent_dim, features, hidden_dims=())
+        gaussian.params.net[-1].reset_parameters()  # from zero, all data would start alike and learn slowly
         self.transform = Compose([gaussian] if flow is None else [gaussian, build(flow, latent_dim, features)])
 
     def forward(self, x: Tensor) -> FlowDistribution:

@@ -231,7 +231,7 @@ WRONG = {
     "columns": (lambda: FITTED.score_samples(ROWS[:, :1]), "X has 1 features, but FlowDensity is expecting 2"),
     "constant": (lambda: Quick().fit(ROWS * [1.0, 0.0]), r"columns that vary, got constant ones at \[1\]"),
     "weights": (lambda: Quick().fit(ROWS, sample_weight=np.eye(50)[0]), "2 rows of positive weight .* n_samples = 1"),
-    "no_weight": (lambda: Quick().fit(ROWS, sample_weight=np.zeros(50)), "got n_samples = 0"),
+    "no_weight": (lambda: Quick().fit(ROWS, sample_weight=np.zeros(50)), "at least one non-zero number"),
     "epochs": (lambda: Quick(epochs=0).fit(ROWS), "expected epochs >= 1, got 0"),
     "batch_size": (lambda: Quick(batch_size=0).fit(ROWS), "expected batch_size >= 1, got 0"),
     "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected lr > 0 .* got -1.0"),
