@@ -14,7 +14,7 @@ from .priors import FlowPrior, NormalPrior
 from .vae import VAE
 
 if TYPE_CHECKING:
-    from .density import FlowDensity
+    from .density import FlowDensity as FlowDensity  # not in __all__, as it needs scikit-learn
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,6 @@ __all__ = [
     "VAE",
     "AutoFlow",
     "CompiledTrace_ELBO",
-    "FlowDensity",
     "FlowDistribution",
     "FlowEncoder",
     "FlowPrior",

@@ -154,6 +154,17 @@ def test_the_cheap_direction() -> None:
         assert {part.fast for part in list(flow)[:-1]} == {fast}
 
 
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_trajectory(context_dim: int) -> None:
+    flow, x = moved(flows.copula(3, context_dim, layers=2, **SMALL), by=0.1), torch.randn(5, 3)
+    context = torch.randn(5, context_dim) if context_dim else None
+    path = flow.trajectory(x, context)
+    assert len(path) == len(flow) + 1
+    assert path[0] is x
+    assert_close(path[-1], flow(x, context))
+    assert_close(path[1], flow[0](x, context))
+
+
 def test_dropout_only_in_training() -> None:
     flow, x = moved(flows.copula(3, dropout=0.5), by=0.1), torch.randn(5, 3)
     assert not torch.equal(flow.inv(x), flow.inv(x))
