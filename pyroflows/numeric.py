@@ -1,6 +1,7 @@
 """Numerical helpers shared by every floor: plain torch, no modules and no Pyro."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -66,3 +67,21 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Points on the arc from vector ``a`` to vector ``b``, of shape ``(steps, D)``; norms go from one to the other.
+
+    A straight line between draws of a normal in many dimensions would pass too near the origin.
+
+    Example:
+        >>> between(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), 3)[1]
+        tensor([1.4142, 1.4142])
+    """
+    share = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).unsqueeze(-1)
+    norms = a.norm(), b.norm()
+    angle = torch.atan2((a * norms[1] - b * norms[0]).norm(), (a * norms[1] + b * norms[0]).norm()) * 2
+    if not 1e-4 < angle < math.pi - 1e-4:  # a line, where there is no arc or more than one
+        return torch.lerp(a, b, share)
+    direction = (torch.sin((1 - share) * angle) * a / norms[0] + torch.sin(share * angle) * b / norms[1]) / angle.sin()
+    return torch.lerp(*norms, share) * direction

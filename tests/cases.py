@@ -91,6 +91,7 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "realnvp_1d": lambda c: flows.realnvp(1, c, **SMALL),
     "realnvp_net": lambda c: flows.realnvp(2, c, layers=3, net=nn.Linear, bound=1.0),
     "maf": lambda c: flows.maf(3, c, layers=2, **SMALL),
+    "copula": lambda c: flows.copula(3, c, layers=2, **SMALL),
     "maf_1d": lambda c: flows.maf(1, c, **SMALL),
     "iaf": lambda c: flows.iaf(4, c, layers=2, bound=5.0, **SMALL),
     "iaf_1d": lambda c: flows.iaf(1, c, **SMALL),

@@ -9,9 +9,12 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WRITES = {
+    "anomaly": ["anomaly.png"],
+    "conditional_density": ["conditional_density.png"],
+    "density_moons": ["density_moons.png", "density_moons_layers.png"],
     "eight_schools": ["eight_schools.png", "eight_schools.nc"],
-    "flow_density": ["flow_density.png"],
     "plain_pyro": [],
+    "vae_flow_prior": ["vae_flow_prior.png"],
 }
 
 

@@ -11,17 +11,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric"),
+    ("nets", "numeric", "scale", "epochs"),
     ("bijectors",),
     ("transforms",),
     ("flows", "distributions", "latents"),
-    ("guides", "check"),
+    ("guides", "check", "priors"),
+    ("encoders", "vae", "dequantise"),
     ("infer",),
     ("diagnostics", "report", "replay", "archive"),
     ("plots",),
     ("draws",),
     ("refine",),
-    ("posterior",),
+    ("posterior", "density"),
     ("fit",),
     ("calibrate",),
 )

@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[..., Compose]] = {
     "nsf": flows.nsf,
     "nsf_maf": partial(flows.nsf, structure="autoregressive"),
     "nsf_iaf": partial(flows.nsf, structure="autoregressive", fast="forward"),
+    "copula": flows.copula,
     "full_rank": flows.full_rank,
 }
 # The fewest layers that a recipe allows.
@@ -127,12 +128,13 @@ def test_layers() -> None:
     assert kinds(flows.maf(3, layers=2)) == kinds(flows.iaf(3, layers=2)) == [Autoregressive] * 2
     assert kinds(flows.nsf(3, layers=2)) == [Coupling, Coupling, AffineMap]
     assert kinds(flows.nsf(3, structure="autoregressive", layers=1)) == [Autoregressive, AffineMap]
+    assert kinds(flows.copula(3, layers=1)) == [Autoregressive, LowerTriangular, Elementwise]
     assert kinds(flows.full_rank(3)) == [LowerTriangular]
 
 
 def test_one_dimension() -> None:
     assert kinds(flows.nice(1)) == [AffineMap]
-    for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf"):
+    for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf", "copula"):
         flow = RECIPES[name](1, 2, **SMALL)
         assert kinds(flow) == [Elementwise, AffineMap]
         assert flow.context_dim == 2
@@ -171,6 +173,25 @@ def test_couplings_keep_random_halves_in_complementary_pairs() -> None:
         assert not first & second
         assert {len(first), len(second)} == {3, 4}
     assert len(set(map(frozenset, kept))) > 2
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_trajectory(context_dim: int) -> None:
+    flow, x = moved(flows.copula(3, context_dim, layers=2, **SMALL), by=0.1), torch.randn(5, 3)
+    context = torch.randn(5, context_dim) if context_dim else None
+    path = flow.trajectory(x, context)
+    assert len(path) == len(flow) + 1
+    assert path[0] is x
+    assert_close(path[-1], flow(x, context))
+    assert_close(path[1], flow[0](x, context))
+
+
+def test_dropout_only_in_training() -> None:
+    flow, x = moved(flows.copula(3, dropout=0.5), by=0.1), torch.randn(5, 3)
+    assert not torch.equal(flow.inv(x), flow.inv(x))
+    flow.eval()
+    assert_close(flow.inv(x), flow.inv(x), rtol=0, atol=0)
+    assert_close(flow(flow.inv(x).clone()), x, rtol=1e-4, atol=1e-4)
 
 
 def test_orders_reverse_from_layer_to_layer() -> None:

@@ -52,6 +52,13 @@ class Compose(FlowTransform):
         parts = list(reversed(self.transforms)) if inverse else list(self.transforms)
         return (reversible_chain if self.reversible else chain)(parts, z, context, inverse)
 
+    def trajectory(self, x: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        """``x``, and what it has become after each of the parts in turn: ``len(self) + 1`` tensors."""
+        values = [x]
+        for part in self.transforms:
+            values.append(part(values[-1], context if part.context_dim else None))
+        return values
+
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         total: Tensor | float = 0.0
         for part in self.transforms:

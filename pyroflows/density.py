@@ -1,0 +1,294 @@
+"""Densities of data with the habits of scikit-learn, which must be installed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .epochs import Batches, EpochLog, Epochs
+from .flows import copula
+from .numeric import seeded
+from .plots import plot_calibration, plot_trajectory
+from .priors import FlowPrior
+from .scale import Scale
+from .transforms import Compose, FlowTransform
+
+try:
+    from sklearn.base import BaseEstimator, DensityMixin
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError("FlowDensity needs scikit-learn 1.6 or newer: pip install 'pyroflows[sklearn]'") from error
+
+# Rows that are scored at a time.
+CHUNK = 4096
+
+
+def copula_with_dropout(input_dim: int, context_dim: int = 0) -> Compose:
+    """The default flow: :func:`~pyroflows.flows.copula` that leaves out hidden units in training."""
+    return copula(input_dim, context_dim, dropout=0.3)
+
+
+class FlowDensity(DensityMixin, BaseEstimator):
+    """A normalizing flow fitted to rows of numbers by maximum likelihood, as an estimator of scikit-learn.
+
+    Columns are standardised, some rows are held out, and training stops when their likelihood no longer rises;
+    the best state is kept. It works in pipelines and searches, which score it by the mean log density. With
+    ``context`` it learns ``p(x | context)``. Densities are those of the data as given, in nats.
+
+    Args:
+        flow: a recipe, as for :class:`~pyroflows.priors.FlowPrior`; by default a copula with dropout.
+        components: size of a learnable mixture under the flow.
+        epochs: most passes over the rows.
+        batch_size: rows behind each gradient.
+        lr: largest learning rate.
+        weight_decay: as in AdamW.
+        noise: sd of normal noise on the standardised rows in training, against overfitting.
+        validation_fraction: share of the rows held out; 0 trains on all rows for all epochs.
+        patience: epochs without gain after which to stop.
+        dtype: ``"float32"`` or ``"float64"``, in which the flow computes.
+        device: where it computes.
+        random_state: a seed or RandomState for fits that can be repeated, None for torch's generator as it is.
+        progress: show a progress bar.
+
+    Attributes:
+        prior_: the trained :class:`~pyroflows.priors.FlowPrior`, over standardised rows.
+        log_: the :class:`~pyroflows.epochs.EpochLog`.
+        entropy_: mean of the negative log density over the rows held out, in nats.
+
+    Example:
+        >>> X = np.random.default_rng(0).normal(5.0, 0.1, size=(200, 2))
+        >>> density = FlowDensity(epochs=20, random_state=0).fit(X)
+        >>> density.score_samples(X).shape, density.sample(3).shape
+        ((200,), (3, 2))
+    """
+
+    def __init__(
+        self,
+        flow: Callable[..., FlowTransform] = copula_with_dropout,
+        *,
+        components: int = 1,
+        epochs: int = 300,
+        batch_size: int = 128,
+        lr: float = 4e-3,
+        weight_decay: float = 0.0,
+        noise: float = 0.0,
+        validation_fraction: float = 0.1,
+        patience: int = 25,
+        dtype: str = "float32",
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.flow, self.components = flow, components
+        self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
+        self.weight_decay, self.noise = weight_decay, noise
+        self.validation_fraction, self.patience = validation_fraction, patience
+        self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
+
+    def fit(
+        self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> "FlowDensity":
+        """Fits the flow and returns itself.
+
+        Args:
+            X: shape ``(rows, D)``.
+            y: not used.
+            context: shape ``(rows, C)``, what the density is conditional on.
+            sample_weight: shape ``(rows,)``, not negative; a row of weight 0 is left out.
+
+        Raises:
+            ValueError: if a number is NaN or infinite, numbers of rows differ, a column is constant, or an argument
+                of the constructor is out of range.
+            FloatingPointError: if no step of an epoch was finite.
+        """
+        self._check()
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        context = self._context(context, X)
+        seed = None if self.random_state is None else check_random_state(self.random_state).randint(2**31)
+        used = weight > 0
+        if used.sum() < 2:
+            raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
+        X, context, weight = X[used], context[used], weight[used] / weight[used].mean()
+        self._rows, self._contexts = Scale.of(X, weight), Scale.of(context, weight, constant=True)
+        with seeded(seed, torch.device(self.device)), torch.enable_grad(), pyro.validation_enabled(False):
+            self._train(X, context, weight)
+        return self
+
+    def _train(self, *arrays: NDArray) -> None:
+        rows, dim = arrays[0].shape
+        scaled = self._rows(arrays[0]), self._contexts(arrays[1]), arrays[2]
+        order = torch.randperm(rows)
+        held = min(round(self.validation_fraction * rows), rows - 1)
+        tensors = [self._tensor(a)[order.to(self.device)] for a in scaled]
+        validation, training = ([t[part] for t in tensors] for part in (slice(held), slice(held, None)))
+        prior = FlowPrior(dim, self.flow, arrays[1].shape[1], components=self.components)
+        self.prior_ = prior.to(self.device, getattr(torch, self.dtype))
+        trainer = Epochs(self.prior_, lr=self.lr, weight_decay=self.weight_decay)
+        self.log_: EpochLog = trainer.run(
+            self._loss,
+            Batches(training, self.batch_size),
+            self.epochs,
+            validate=(lambda: self._loss(*validation).item()) if held else None,
+            patience=self.patience,
+            progress=self.progress,
+        )
+        with torch.no_grad():
+            nats = self._loss(*(validation if held else training)).item()
+        self.entropy_ = nats + self._rows.log_volume
+
+    def _loss(self, x: Tensor, context: Tensor, weight: Tensor) -> Tensor:
+        """The weighted mean of the negative log density of standardised rows."""
+        if self.prior_.training and self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return -(weight * self._given(context).log_prob(x)).mean()
+
+    def _given(self, context: Tensor, temperature: float = 1.0) -> Any:
+        return self.prior_(context if context.shape[-1] else None, temperature)
+
+    @torch.no_grad()
+    def score_samples(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
+        """The log density of each row, shape ``(rows,)``, in nats."""
+        x, context = self._inputs(X, context)
+        parts = zip(x.split(CHUNK), context.split(CHUNK), strict=True)
+        found = torch.cat([self._given(c).log_prob(part) for part, c in parts])
+        return found.double().cpu().numpy() - self._rows.log_volume
+
+    def score(
+        self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """The mean log density, which a search maximises."""
+        return float(np.average(self.score_samples(X, context), weights=sample_weight))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n_samples: int = 1,
+        context: ArrayLike | None = None,
+        *,
+        temperature: float = 1.0,
+        random_state: int | None = None,
+    ) -> NDArray:
+        """Draws ``(n_samples, D)``, or ``(n_samples, rows, D)`` for a context ``(rows, C)``.
+
+        Args:
+            n_samples: how many, for each row of the context.
+            context: shape ``(C,)`` or ``(rows, C)``.
+            temperature: below 1, draws are more typical and less diverse.
+            random_state: a seed, None for torch's generator as it is.
+        """
+        check_is_fitted(self)
+        given = np.zeros(0) if context is None else np.asarray(context, dtype=np.float64)
+        if given.shape[-1] != len(self._contexts.loc):
+            raise ValueError(f"FlowDensity expected a context of {len(self._contexts.loc)} columns, got {given.shape}")
+        with seeded(random_state, torch.device(self.device)):
+            drawn = self._given(self._tensor(self._contexts(given)), temperature).sample((n_samples,))
+        return self._rows.back(_array(drawn))
+
+    @torch.no_grad()
+    def to_base(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
+        """Where each row comes from in the base, shape ``(rows, D)``."""
+        x, context = self._inputs(X, context)
+        return _array(self._given(context).transform.inv(x))
+
+    @torch.no_grad()
+    def from_base(self, Z: ArrayLike, context: ArrayLike | None = None) -> NDArray:
+        """The rows that points of the base are mapped to, shape ``(rows, D)``."""
+        z = self._tensor(check_array(Z, dtype=np.float64))
+        return self._rows.back(_array(self._given(self._given_context(context, z)).transform(z)))
+
+    @torch.no_grad()
+    def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 10) -> NDArray:
+        """Rows on a path from row ``a`` to row ``b``, both included, along an arc of the base: ``(steps, D)``."""
+        a, b = self._inputs(np.stack([np.asarray(a), np.asarray(b)]), None)[0]
+        return self._rows.back(_array(self.prior_.path(a, b, steps)))
+
+    def outlier_score(self, X: ArrayLike, context: ArrayLike | None = None, kind: str = "likelihood") -> NDArray:
+        """How much of an outlier each row is, shape ``(rows,)``, in nats; larger is further out.
+
+        Args:
+            X: shape ``(rows, D)``.
+            context: shape ``(rows, C)``.
+            kind: ``"likelihood"``, the negative log density, or ``"typicality"``, its distance from
+                ``entropy_``: in many dimensions rows can be too likely to be typical.
+
+        References:
+            Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality. Nalisnick, Matsukawa,
+            Teh, Lakshminarayanan, 2019. https://arxiv.org/abs/1906.02994
+        """
+        if kind not in ("likelihood", "typicality"):
+            raise ValueError(f"FlowDensity expected kind='likelihood' or 'typicality', got {kind!r}")
+        nats = -self.score_samples(X, context)
+        return nats if kind == "likelihood" else np.abs(nats - self.entropy_)
+
+    @torch.no_grad()
+    def calibration(self, X: ArrayLike, context: ArrayLike | None = None, draws: int = 200) -> NDArray:
+        """For each row the share of draws that are likelier than it, shape ``(rows,)``.
+
+        If the density is right the shares are uniform: a region of highest density that should hold half of the
+        draws then holds half of the rows, in any dimension.
+        """
+        x, context = self._inputs(X, context)
+        density = self._given(context).expand(x.shape[:1])
+        drawn = density.log_prob(density.sample((draws,)).clone())
+        return (drawn > density.log_prob(x)).double().mean(0).cpu().numpy()
+
+    def plot_calibration(self, X: ArrayLike, context: ArrayLike | None = None, ax: Any = None) -> Any:
+        """The share of the rows in regions of highest density, against what it should be; returns the Figure."""
+        return plot_calibration(self.calibration(X, context), ax)
+
+    def plot_trajectory(self, count: int = 4000) -> Any:
+        """Draws of the base on their way through the layers, in the first two dimensions; returns the Figure."""
+        check_is_fitted(self)
+        density = self._given(self._tensor(np.zeros(0)))
+        with torch.no_grad():
+            return plot_trajectory([_array(x) for x in density.transform.trajectory(density.base.sample((count,)))])
+
+    def _check(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "patience": 1, "noise": 0, "weight_decay": 0, "validation_fraction": 0}
+        for name, low in least.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"FlowDensity expected {name} >= {low}, got {getattr(self, name)!r}")
+        if not (self.lr > 0 and self.validation_fraction < 1):
+            raise ValueError(
+                f"FlowDensity expected lr > 0 and validation_fraction < 1, got {self.lr!r} and "
+                f"{self.validation_fraction!r}"
+            )
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"FlowDensity expected dtype='float32' or 'float64', got {self.dtype!r}")
+
+    def _inputs(self, X: ArrayLike, context: ArrayLike | None) -> tuple[Tensor, Tensor]:
+        """Standardised rows and contexts, as the flow takes them."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return self._tensor(self._rows(X)), self._given_context(context, X)
+
+    def _given_context(self, context: ArrayLike | None, rows: Any) -> Tensor:
+        context = self._context(context, rows)
+        if context.shape[1] != len(self._contexts.loc):
+            raise ValueError(
+                f"FlowDensity expected a context of {len(self._contexts.loc)} columns, as in fit, got "
+                f"{context.shape[1]}"
+            )
+        return self._tensor(self._contexts(context))
+
+    def _context(self, context: ArrayLike | None, rows: Any) -> NDArray:
+        """The context as an array with one row for each of ``rows``, without columns where there is none."""
+        if context is None:
+            return np.zeros((len(rows), 0))
+        context = check_array(context, dtype=np.float64, input_name="context")
+        if len(context) != len(rows):
+            raise ValueError(f"FlowDensity expected {len(rows)} rows of context, one for each of X, got {len(context)}")
+        return context
+
+    def _tensor(self, values: NDArray) -> Tensor:
+        return torch.as_tensor(values, dtype=getattr(torch, self.dtype), device=self.device)
+
+
+def _array(values: Tensor) -> NDArray:
+    return values.double().cpu().numpy()

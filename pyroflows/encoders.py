@@ -1,0 +1,67 @@
+"""Amortised posteriors: from the output of any encoder network to a flow distribution."""
+
+from collections.abc import Callable
+
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from .distributions import FlowDistribution
+from .priors import build
+from .transforms import Affine, Compose, FlowTransform, LowerTriangular
+
+
+class FlowEncoder(PyroModule):
+    """The posterior ``q(z | h(x))`` of a latent vector, for any network ``h``: a Gaussian with a flow on top.
+
+    Loc and scale of the Gaussian, and the networks of the flow, all read ``h(x)``; the flow starts at the identity.
+    Training needs samples, so use flows that are fast forward or both ways: ``iaf``, ``realnvp``, ``nsf``.
+
+    Args:
+        net: maps data to features of shape ``(rows, features)``.
+        features: their number.
+        latent_dim: size ``D`` of the latent vectors.
+        flow: a recipe, called as ``flow(D, features)``; None leaves the Gaussian as it is.
+        full: a full covariance rather than a diagonal one.
+        name: what the names of the parameters start with.
+
+    Raises:
+        TypeError: if ``flow`` does not make a FlowTransform.
+        ValueError: when called, if ``net`` gives features of another shape.
+
+    References:
+        Improved Variational Inference with Inverse Autoregressive Flow. Kingma et al., 2016.
+        https://arxiv.org/abs/1606.04934
+
+    Example:
+        >>> import torch
+        >>> from pyroflows import flows
+        >>> encoder = FlowEncoder(nn.Linear(784, 30), 30, 8, flows.iaf)
+        >>> encoder(torch.rand(5, 784)).rsample().shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        features: int,
+        latent_dim: int,
+        flow: Callable[..., FlowTransform] | None = None,
+        *,
+        full: bool = False,
+        name: str = "",
+    ) -> None:
+        super().__init__(name)
+        self.net, self.features = net, features
+        gaussian = (LowerTriangular if full else Affine)(latent_dim, features, hidden_dims=())
+        gaussian.params.net[-1].reset_parameters()  # from zero, all data would start alike and learn slowly
+        self.transform = Compose([gaussian] if flow is None else [gaussian, build(flow, latent_dim, features)])
+
+    def forward(self, x: Tensor) -> FlowDistribution:
+        """The distribution of the latents of each row, of batch shape ``(rows,)``."""
+        h = self.net(x)
+        if h.shape != (len(x), self.features):
+            raise ValueError(
+                f"FlowEncoder expected a net that gives features of shape ({len(x)}, {self.features}) for "
+                f"{len(x)} rows, got {tuple(h.shape)}"
+            )
+        return FlowDistribution(transform=self.transform.condition(h))

@@ -1,0 +1,207 @@
+"""A variational autoencoder of four parts: encoder, decoder, prior, likelihood."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli, TorchDistribution
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor, nn
+
+from .epochs import EpochLog, Epochs
+from .numeric import is_traced
+
+# Rows that are decoded at a time.
+CHUNK = 10_000
+
+
+def bernoulli(logits: Tensor) -> TorchDistribution:
+    """Independent bits with these logits."""
+    return Bernoulli(logits=logits)
+
+
+class VAE(PyroModule):
+    """Latent vectors ``z`` from a prior, data from a likelihood of what a decoder makes of them.
+
+    ``model`` and ``guide`` are for SVI with any ELBO; :meth:`fit` trains on the minibatches of a loader.
+
+    Args:
+        encoder: called with data, it gives the distribution of their latents, of batch shape ``(rows,)``, such as a
+            :class:`~pyroflows.encoders.FlowEncoder`.
+        decoder: maps latents ``(..., D)`` to what ``likelihood`` takes.
+        prior: a :class:`~pyroflows.priors.FlowPrior`, a :class:`~pyroflows.priors.NormalPrior`, or a module with the
+            same methods.
+        likelihood: makes a distribution over single pixels from the output of the decoder; its support is the range
+            that data must lie in.
+
+    Example:
+        >>> from pyroflows import FlowEncoder, FlowPrior
+        >>> encoder = FlowEncoder(nn.Linear(9, 16), 16, latent_dim=2)
+        >>> vae = VAE(encoder, nn.Linear(2, 9), FlowPrior(2))
+        >>> bits = (torch.rand(20, 9) < 0.5).float()
+        >>> log = vae.fit([bits[:10], bits[10:]], epochs=2, progress=False)
+        >>> vae.generate(3).shape, vae.log_likelihood(bits, samples=10).shape
+        (torch.Size([3, 9]), torch.Size([20]))
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        likelihood: Callable[[Tensor], TorchDistribution] = bernoulli,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.prior, self.likelihood = encoder, decoder, prior, likelihood
+
+    @pyro_method
+    def model(self, x: Tensor, context: Tensor | None = None) -> None:
+        """The generative model of rows ``x``, for Pyro."""
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", self.prior(context))
+            pyro.sample("x", self._likelihood(z, x), obs=x)
+
+    @pyro_method
+    def guide(self, x: Tensor, context: Tensor | None = None) -> None:
+        """The posterior of the latents of rows ``x``, for Pyro."""
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+    def elbo(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """One draw's estimate of the ELBO of each row, of shape ``(rows,)``, in nats, with gradients."""
+        return self._log_weights(x, context, self.encoder(x), 1)[0]
+
+    @torch.no_grad()
+    def log_likelihood(self, x: Tensor, samples: int = 1000, context: Tensor | None = None) -> Tensor:
+        """Importance sampling estimate of the log likelihood of each row, of shape ``(rows,)``, in nats.
+
+        The estimate lies below the truth, less so with more samples. Memory does not grow with them.
+
+        References:
+            Importance Weighted Autoencoders. Burda, Grosse, Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
+        """
+        _check(x, context)
+        posterior, size = self.encoder(x), max(CHUNK // len(x), 1)
+        sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)
+        parts = [self._log_weights(x, context, posterior, count).logsumexp(0) for count in sizes]
+        return torch.stack(parts).logsumexp(0) - math.log(samples)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of the likelihood at one draw of the latents of each row."""
+        _check(x, None)
+        return self.likelihood(self.decoder(self.encoder(x).sample())).mean
+
+    @torch.no_grad()
+    def generate(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
+        """The mean of the likelihood at ``n`` draws of the prior; with a context ``(n, C)``, one for each row of it.
+
+        A ``temperature`` below 1 gives images that are more typical and less diverse.
+        """
+        prior = self.prior(context, temperature)
+        return self.likelihood(self.decoder(prior.sample(() if prior.batch_shape else (n,)))).mean
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, context: Tensor | None = None) -> Tensor:
+        """Images on the way from image ``a`` to image ``b``, along an arc of the prior's base."""
+        ends = self.encoder(torch.stack([a, b])).sample()
+        return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
+
+    def fit(
+        self,
+        loader: Iterable,
+        epochs: int,
+        *,
+        validation: Iterable | None = None,
+        lr: float = 1e-3,
+        patience: int | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> EpochLog:
+        """Trains on the minibatches of a loader by the ELBO; the log holds negative ELBOs, in nats a row.
+
+        Iterates are averaged; the state with the best validation is kept, without one the last. Where
+        ``checkpoint`` is a file, training goes on from it; it is written after each epoch.
+
+        Args:
+            loader: gives data ``(rows, ...)`` or tuples of data and, for a prior with a context, contexts.
+            epochs: how many epochs in all, counted from the first start.
+            validation: a loader of rows held out.
+            lr: largest learning rate, which falls to one percent of it.
+            patience: epochs without a better validation after which to stop.
+            checkpoint: a file.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
+                the checkpoint is of another architecture.
+            FloatingPointError: if no step of an epoch was finite.
+        """
+        trainer, path = Epochs(self, lr=lr, average=0.995), None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            trainer.load_state_dict(torch.load(path, map_location="cpu"))
+        with pyro.validation_enabled(False), torch.enable_grad():  # batches are checked as they come
+            return trainer.run(
+                lambda x, context: -self.elbo(x, context).mean(),
+                _Checked(self, loader),
+                epochs,
+                validate=None if validation is None else lambda: self._mean_loss(validation),
+                patience=patience,
+                checkpoint=path,
+                progress=progress,
+            )
+
+    def _mean_loss(self, loader: Iterable) -> float:
+        found = torch.cat([self.elbo(x, context) for x, context in _Checked(self, loader)])
+        return -found.mean().item()
+
+    def _log_weights(self, x: Tensor, context: Tensor | None, posterior: TorchDistribution, count: int) -> Tensor:
+        """``log p(x, z) - log q(z | x)`` at draws of ``q``, of shape ``(count, rows)``."""
+        z = posterior.rsample((count,))
+        log_q = posterior.log_prob(z)
+        return self._likelihood(z, x).log_prob(x) + self.prior(context).log_prob(z) - log_q
+
+    def _likelihood(self, z: Tensor, x: Tensor) -> TorchDistribution:
+        """The distribution of rows like ``x``; raises if that cannot have made ``x``."""
+        pixels = self.likelihood(self.decoder(z))
+        if pixels.batch_shape != z.shape[:-1] + x.shape[1:]:
+            raise ValueError(
+                f"VAE expected a decoder and likelihood of shape {tuple(z.shape[:-1] + x.shape[1:])} for latents "
+                f"{tuple(z.shape)} and data {tuple(x.shape)}, got {tuple(pixels.batch_shape)}"
+            )
+        if not is_traced(x, z) and not pixels.support.check(x).all():
+            raise ValueError(
+                f"VAE expected data in the support of its likelihood, {pixels.support}, got values from "
+                f"{x.min():g} to {x.max():g}: scale or binarise them, or use another likelihood"
+            )
+        return pixels.to_event(x.dim() - 1)
+
+
+def _check(x: Tensor, context: Tensor | None) -> None:
+    if context is not None and len(context) != len(x):
+        raise ValueError(f"VAE expected {len(x)} rows of context, one for each of the data, got {len(context)}")
+    if x.isnan().any():
+        raise ValueError(f"VAE expected numbers, got NaN in {int(x.isnan().sum())} of {x.numel()} pixels")
+
+
+class _Checked:
+    """The batches of a loader as data and context, on the device of the model, checked.
+
+    Args:
+        vae: the model.
+        loader: gives tensors, or tuples that start with the data and the context.
+    """
+
+    def __init__(self, vae: VAE, loader: Iterable) -> None:
+        self.vae, self.loader = vae, loader
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        like = next(self.vae.parameters())
+        for batch in self.loader:
+            x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+            context = rest[0].to(like) if rest and self.vae.prior.context_dim else None
+            x = x.to(like)
+            _check(x, context)
+            yield x, context
