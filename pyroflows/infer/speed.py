@@ -9,10 +9,11 @@ from torch import Tensor
 from .guard import Untraceable
 from .trainer import Trainer
 
-# Steps that are timed before anything is decided.
-PROBE = 15
-# Seconds of plain steps to come from which it pays to trace (costs 1 to 3 s) and to compile (10 to 60 s).
-TRACE_FROM, COMPILE_FROM = 10.0, 60.0
+# Steps that are timed before it is decided whether to trace, and those before whether to compile: many fits are over
+# by then.
+PROBE, SETTLED = 15, 500
+# Seconds of steps to come from which it pays to trace (costs 1 to 3 s) and to compile a traced step (10 to 60 s).
+TRACE_FROM, COMPILE_FROM = 4.0, 60.0
 
 
 class SpeedUp:
@@ -43,15 +44,18 @@ class SpeedUp:
         start = time.perf_counter()
         self.trainer.step(self.objective)
         self._seconds.append(time.perf_counter() - start)
-        if len(self._seconds) == PROBE and self.compile is not False:
-            self._decide((self.steps - PROBE) * median(self._seconds))
+        if self.compile is not False and len(self._seconds) in (PROBE, SETTLED):
+            to_come = (self.steps - len(self._seconds)) * median(self._seconds[-PROBE:])
+            self._decide(to_come, first=len(self._seconds) == PROBE)
 
-    def _decide(self, to_come: float) -> None:
-        """Traces or compiles, given the seconds that plain steps would still take."""
-        if self.compile or to_come > COMPILE_FROM:
+    def _decide(self, to_come: float, first: bool) -> None:
+        """Traces or compiles, given the seconds that the steps to come would take as they are."""
+        if first and self.compile:
             self._change("compiled")
-        elif to_come > TRACE_FROM:
+        elif first and to_come > TRACE_FROM:
             self._change("traced")
+        elif not first and self.trainer.history.speed == "traced" and to_come > COMPILE_FROM:
+            self._change("compiled")
 
     def _change(self, speed: str) -> None:
         compile, history = speed == "compiled", self.trainer.history
