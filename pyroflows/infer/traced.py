@@ -38,6 +38,7 @@ class TracedDensity:
 
         z = example.detach().expand(rows, -1).clone().requires_grad_()
         self.rows, self.graph = rows, capture(total, [z], parameters=[], has_aux=True)
+        self.graph(z)  # made ready, which cannot be done while another graph is traced
 
     def __call__(self, z: Tensor) -> Tensor:
         """Maps ``(..., D)`` to ``(...)``; differentiable once."""
