@@ -32,7 +32,7 @@ GRACE = 300
 
 
 def wanted(options: argparse.Namespace) -> list[Key]:
-    """All runs that are asked for, those of ``fit`` first: others get its seconds."""
+    """All runs that are asked for, those that share a process side by side, ``fit`` first: others get its seconds."""
     seeds = {m: options.seeds or s for m, s in (METHODS | ON_REQUEST).items() if m in options.methods}
     keys = [
         (posterior, method, seed)
@@ -41,7 +41,7 @@ def wanted(options: argparse.Namespace) -> list[Key]:
         for seed in seeds[method]
         if method != "zuko" or posterior in BY_HAND
     ]
-    return sorted(keys, key=lambda key: key[1] not in FIT)
+    return sorted(keys, key=lambda key: (key[1] not in FIT, options.only.index(key[0]), process(key)))
 
 
 def process(key: Key) -> tuple[str, str, int]:
@@ -65,14 +65,14 @@ def run(keys: list[Key], options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as cache:
         try:
             subprocess.run([*command, f"--began={time.time()}"], env=environment(options, cache), timeout=limit)
-            status = "failed: the process died"
+            end = {"status": "failed: the process died"}
         except subprocess.TimeoutExpired:
-            status = "not finished"
+            end = {"status": "not finished", "seconds": {"total": limit}}
     after = read(options.results)
     for key in keys:
         if after.get(key) == before.get(key):
             names = dict(zip(("posterior", "method", "seed"), key, strict=True))
-            append(options.results, names | {"status": status, "seconds": {"total": limit}})
+            append(options.results, names | end)
         print(line(read(options.results)[key]), flush=True)
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         keys = []
     if not options.again:
         keys = missing(keys, read(options.results))
-    for _, shared in groupby(sorted(keys, key=lambda key: (key[1] not in FIT, process(key))), key=process):
+    for _, shared in groupby(keys, key=process):
         run(list(shared), options)
     found = read(options.results)
     if found:

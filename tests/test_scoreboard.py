@@ -1,25 +1,17 @@
-"""The scoreboard of the benchmarks: metrics, results, tables and peers, on made-up numbers and tiny models."""
+"""The scoreboard of the benchmarks: metrics, results, runs, tables, on made-up numbers."""
 
-import itertools
 import math
+import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-
-import pyroflows
-from pyroflows.infer import log_joint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import posteriors
-from scoreboard import metrics, nuts, own, peers, pictures, results, table
+from scoreboard import metrics, pictures, results, table
 from scoreboard.clock import Clock
 from scoreboard.metrics import Draws
 
@@ -38,18 +30,6 @@ def made_up(posterior: str, method: str, seed: int, **changes: object) -> dict:
 
 def board(*records: dict) -> dict:
     return {(r["posterior"], r["method"], r["seed"]): r for r in records}
-
-
-class Ticks:
-    """A clock that moves by one at each look."""
-
-    def __init__(self) -> None:
-        self._count = itertools.count()
-        self.lap = lambda name: None
-
-    @property
-    def seconds(self) -> int:
-        return next(self._count)
 
 
 def test_errors_are_the_largest_over_the_scalars() -> None:
@@ -159,6 +139,30 @@ def test_wanted_runs() -> None:
     assert [key[1].startswith("fit") for key in keys] == [True] * 12 + [False] * 3
 
 
+@pytest.mark.parametrize(("error", "status"), [(True, "not finished"), (False, "failed: the process died")])
+def test_processes_that_leave_no_result(
+    error: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path, asked = tmp_path / "results.jsonl", []
+
+    def call(command: list[str], **options: object) -> None:
+        asked.append(command)
+        results.append(path, made_up("kilp", "fit", 0, dmean=0.3))
+        if error:
+            raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", call)
+    options = posteriors.parsed(["--results", str(path)])
+    posteriors.run([("kilp", "fit", 0), ("kilp", "fit+neutra", 0)], options)
+    assert results.read(path)["kilp", "fit", 0]["dmean"] == 0.3
+    assert results.read(path)["kilp", "fit+neutra", 0]["status"] == status
+    posteriors.run([("kilp", "AutoIAFNormal", 0)], options)  # gets the seconds of fit
+    assert asked[-1][asked[-1].index("--budget") + 1] == "10.0"
+    posteriors.run([("kilp", "AutoIAFNormal", 1)], options)
+    assert "kilp AutoIAFNormal 1: needs a result of fit" in capsys.readouterr().out
+    assert len(asked) == 2
+
+
 def test_page_counts_in_the_median_seed() -> None:
     good = [made_up("kilp", "fit", seed, dmean=error) for seed, error in enumerate((0.01, 0.02, 0.5))]
     bad = [made_up("eight_c", "fit", s, dsd=e, khat=0.8) for s, e in enumerate((0.08, 0.01, math.nan))]
@@ -176,7 +180,7 @@ def test_page_compares_with_peers() -> None:
     fits = [made_up(name, "fit", 0) for name in ("kilp", "earn", "nes")]
     failed = made_up("ark", "fit", 0, status="failed: ValueError: no")
     chains = [made_up("kilp", "NUTS", 0, seconds={"total": 40.0}), made_up("earn", "NUTS", 0, seconds={"total": 5.0})]
-    chains += [made_up("nes", "NUTS", 0, status="not finished", seconds={"total": 600.0})]
+    chains += [made_up("nes", "NUTS", 0, status="not finished", reached="9 of 2000 draws", seconds={"total": 600.0})]
     guide = made_up("kilp", "AutoIAFNormal", 0, dsd=0.345, particles="4 looped")
     text = table.page(board(*fits, failed, *chains, guide))
     assert (
@@ -184,8 +188,8 @@ def test_page_compares_with_peers() -> None:
         in text
     )
     assert "in 1 it was cut off" in text
-    assert "| kilp | 0.02 | 0.02 | 0.345 |" in text
-    assert "| nes | 0.02 | not finished |  |" in text
+    assert "| kilp | 0.020 | 0.345 | 0.020 |" in text
+    assert "| nes | 0.020 |  | 9 of 2000 draws |" in text
     assert "Particles: AutoIAFNormal 4 looped in 1 runs." in text
     assert "Fits without a result: ark, seed 0: failed: ValueError: no." in text
 
@@ -193,100 +197,10 @@ def test_page_compares_with_peers() -> None:
 def test_page_of_refinements() -> None:
     refined = made_up("kilp", "fit+importance", 0, dmean=0.4, dmean_weighted=0.03, seconds={"total": 11.0})
     text = table.page(board(made_up("kilp", "fit", 0), refined))
-    assert "| kilp | 0.03 | 0.02 | 11 |" in text
+    assert "| kilp | 0.030 | 0.020 | 11.0 |" in text
 
 
 def test_picture(tmp_path: Path) -> None:
     found = board(*(made_up(p, m, 0, dsd=0.03) for p in ("kilp", "earn") for m in ("fit", "NUTS")))
     pictures.errors_against_seconds(found, tmp_path / "made.png")
     assert 5_000 < (tmp_path / "made.png").stat().st_size < 150_000
-
-
-def plain() -> None:
-    x = pyro.sample("x", dist.Normal(0.0, 1.0))
-    pyro.sample("y", dist.Normal(2 * x, 0.5), obs=torch.tensor(1.0))
-
-
-def summing() -> None:
-    pyro.factor("y", -pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]).to_event(1)).square().sum())
-
-
-def indexing() -> None:
-    a, b = pyro.sample("a", dist.Normal(0.0, 1.0)), pyro.sample("b", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-    pyro.sample("y", dist.Normal(a + b, 1.0).to_event(1), obs=torch.zeros(3))
-
-
-@pytest.mark.parametrize(("model", "right"), [(plain, True), (summing, False), (indexing, False)])
-def test_vectorises(model: Callable, right: bool) -> None:
-    assert peers.vectorises(log_joint(model)) is right
-
-
-@pytest.mark.parametrize("name", [*peers.GUIDES, "AutoDiagonalNormal+batched"])
-def test_guides_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "RATE", 0.05)
-    density, steps = log_joint(plain), 300
-    if name in ("AutoMultivariateNormal", "AutoNormalizingFlow", "AutoIAFNormal"):
-        density, steps = log_joint(summing), 20
-    draws, facts = peers.guide(name, density, Ticks(), steps + 1)
-    assert draws.z.shape == (metrics.DRAWS, density.size)
-    assert facts["steps"] == pytest.approx(steps, abs=2)
-    assert facts["bad_steps"] == 0
-    assert facts["particles"] == ("4 looped" if density.size == 3 else "64 batched")
-    if density.size == 1:  # the posterior is N(8, 1) / 17
-        assert draws.z.mean() == pytest.approx(8 / 17, abs=0.05)
-
-
-def test_zuko_trains() -> None:
-    pytest.importorskip("zuko")
-    draws, facts = peers.zuko(log_joint(summing), Ticks(), 10)
-    assert draws.log_q.shape == (metrics.DRAWS,)
-    assert facts["bad_steps"] == 0
-
-
-def logarithm() -> None:
-    x = pyro.sample("x", dist.Normal(0.3, 0.05).expand([2]).to_event(1))
-    pyro.factor("y", x.log().sum())
-
-
-def test_steps_that_are_not_finite_are_dropped() -> None:
-    with pytest.warns(UserWarning, match="Encountered NaN"):
-        _, facts = peers.guide("AutoIAFNormal+batched", log_joint(logarithm), Ticks(), 10)
-    assert facts["bad_steps"] == facts["steps"] == pytest.approx(10, abs=2)
-
-
-def test_nuts_says_how_far_it_came() -> None:
-    with pytest.raises(nuts.NotFinished, match="1 of 2000 draws"):
-        nuts.run(log_joint(plain), Ticks(), -1)
-
-
-def test_nuts_finds_the_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nuts, "WARMUP", 100)
-    monkeypatch.setattr(nuts, "KEPT", 200)
-    draws, facts = nuts.run(log_joint(plain), Ticks(), math.inf)
-    assert draws.z.shape == (200, 1)
-    assert draws.z.mean() == pytest.approx(8 / 17, abs=0.15)
-    assert facts["divergences"] == 0
-
-
-def test_fit_is_timed_by_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyroflows, "fit", partial(pyroflows.fit, steps=20, compile=False))
-    clock = Clock(0.0)
-    ((name, timed, draws, facts),) = own.run(plain, (), clock, ["fit"])
-    assert name == "fit"
-    assert timed is clock
-    assert list(clock.laps) == ["setup", "start", "full rank", "flow"]
-    assert draws.z.shape == (metrics.DRAWS, 1)
-    assert facts["steps"] == 20
-    assert facts["verdict"]
-
-
-def test_refined_draws_go_on_from_the_fit() -> None:
-    refined = SimpleNamespace(weighted=True, weights=torch.ones(6).numpy() / 6, vectors=torch.zeros(2, 3, 1))
-    refined.diagnostics = SimpleNamespace(verdict="good")
-    asked = []
-    posterior = SimpleNamespace(refine=lambda method: asked.append(method) or refined)
-    name, clock, draws, facts = own._refined(posterior, "fit+importance", Clock(0.0), {"steps": 5})
-    assert (name, asked, list(clock.laps)) == ("fit+importance", ["importance"], ["refine"])
-    assert draws.z.shape == (6, 1)
-    assert draws.weights.sum() == pytest.approx(1)
-    assert facts == {"steps": 5, "verdict": "good"}

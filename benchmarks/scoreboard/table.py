@@ -35,7 +35,7 @@ def page(found: Found) -> str:
     """The text of docs/scoreboard.md."""
     names = [name for name in POSTERIORS if any(key[0] == name for key in found)]
     fits = {name: records for name in names if (records := chosen(found, "fit", name))}
-    methods = list(dict.fromkeys(key[1] for key in found))
+    methods = sorted({key[1] for key in found})
     peers, refined = [m for m in methods if "fit" not in m], [m for m in methods if m.startswith("fit+")]
     parts = [TITLE, measured(found)]
     if fits:
@@ -48,9 +48,10 @@ def page(found: Found) -> str:
         parts += [FITS, accuracy(fits), "Seconds, medians over the seeds:", times(fits), verdicts(fits)]
     if peers:
         parts += ["## Beside the peers", PEERS, particles(found), "The larger of dmean and dsd:"]
-        parts += [grid(names, peers, found, error), "ELBO in nats:", grid(names, peers, found, lambda r: r.get("elbo"))]
-        parts += ["Seconds:", grid(names, peers, found, seconds)]
-        parts += ["Steps, of NUTS its draws:", grid(names, peers, found, lambda r: r["steps"])]
+        parts += [grid(names, peers, found, error, 3)]
+        parts += ["ELBO in nats:", grid(names, peers, found, lambda r: r.get("elbo"), 3)]
+        parts += ["Seconds:", grid(names, peers, found, seconds, 1)]
+        parts += ["Steps, of NUTS its draws:", grid(names, peers, found, lambda r: r["steps"], 0)]
     if refined:
         parts += ["## Refined", "The larger of dmean and dsd, and the floor of as many independent draws:"]
         parts += [refinements(names, refined, found)]
@@ -196,18 +197,22 @@ def particles(found: Found) -> str:
     return f"Particles: {said}." if said else ""
 
 
-def grid(names: Sequence[str], peers: Sequence[str], found: Found, value: Callable[[Record], float | None]) -> str:
+Value = Callable[[Record], float | None]
+
+
+def grid(names: Sequence[str], peers: Sequence[str], found: Found, value: Value, digits: int) -> str:
     """One number for each posterior and method."""
-    rows = [[name, *(typical(name, method, found, value) for method in ("fit", *peers))] for name in names]
+    rows = [[name, *(typical(name, method, found, value, digits) for method in ("fit", *peers))] for name in names]
     return table(["posterior", "fit", *peers], rows)
 
 
-def typical(name: str, method: str, found: Found, value: Callable[[Record], float | None]) -> str:
+def typical(name: str, method: str, found: Found, value: Value, digits: int) -> str:
     """The median over seeds, or why there is none."""
     values = [v for record in chosen(found, method, name) if (v := value(record)) is not None]
     if values:
-        return f"{median(values):.4g}"
-    ends = [record["status"].split(":")[0] for key, record in found.items() if key[:2] == (name, method)]
+        middle = median(values)
+        return f"{middle:.{digits}f}" if abs(middle) < 1e4 else f"{middle:.1e}"
+    ends = [r.get("reached", r["status"].split(":")[0]) for key, r in found.items() if key[:2] == (name, method)]
     return ", ".join(dict.fromkeys(end for end in ends if end != "done"))
 
 
@@ -220,10 +225,7 @@ def refinements(names: Sequence[str], methods: Sequence[str], found: Found) -> s
     def floor(record: Record) -> float:
         return larger(record, "floor_dmean", "floor_dsd")
 
-    columns = {
-        f"{m} {label}": (m, value)
-        for m in methods
-        for label, value in zip(("error", "floor", "seconds"), (best, floor, seconds), strict=True)
-    }
-    rows = [[name, *(typical(name, method, found, value) for method, value in columns.values())] for name in names]
+    kinds = {"error": (best, 3), "floor": (floor, 3), "seconds": (seconds, 1)}
+    columns = {f"{method} {kind}": (method, kinds[kind]) for method in methods for kind in kinds}
+    rows = [[name, *(typical(name, m, found, *shown) for m, shown in columns.values())] for name in names]
     return table(["posterior", *columns], rows)
