@@ -47,6 +47,12 @@ class WrongSign(Scale):
         return value, -ladj
 
 
+class WrongScore(Scale):
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, ladj, _ = super()._map_and_score(x, context, score)
+        return value, ladj, score
+
+
 class Disordered(Autoregressive):
     def __init__(self) -> None:
         super().__init__(2, Affine())
@@ -120,6 +126,7 @@ FAULTY = {
     "registration": Loose,
     "round_trip": OneWay,
     "log_det": WrongSign,
+    "carried_score": WrongScore,
     "triangular": Disordered,
     "shapes": Flat,
     "conditioning": Deaf,
