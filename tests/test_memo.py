@@ -115,7 +115,7 @@ def fused_step(flow: FlowTransform) -> None:
 
 
 def new_parameter(flow: FlowTransform) -> None:
-    net = flow[0].net
+    net = flow[1].net
     net[0].weight = torch.nn.Parameter(net[0].weight.detach() * 1.1)
 
 
