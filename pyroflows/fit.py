@@ -14,16 +14,18 @@ from tqdm.auto import tqdm
 from .flows import realnvp
 from .guides import AutoFlow, init_to_prior
 from .infer import (
+    Annealed,
     Gaussian,
     History,
     LogJoint,
+    Objective,
+    ReverseKL,
     SpeedUp,
     TracedDensity,
     Trainer,
     Untraceable,
     ascend,
     best_start,
-    log_weights,
     polish,
     reason_to_stop,
     trend,
@@ -49,6 +51,7 @@ def fit(
     base: Any = None,
     start: Start | None = best_start,
     full_rank: Start | None = polish,
+    objective: Objective | None = None,
     steps: int = 5000,
     num_particles: int = 64,
     lr: float = 3e-3,
@@ -76,6 +79,8 @@ def fit(
         base: base distribution of a new guide.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
         full_rank: the second stage, likewise.
+        objective: what the flow is trained for, see :mod:`pyroflows.infer.objectives`; None is the reverse KL. With
+            ``Annealed`` the first two stages see the density at its first ``beta``.
         steps: most steps of the flow.
         num_particles: draws behind each gradient.
         lr: learning rate of the flow.
@@ -106,6 +111,9 @@ def fit(
         True
     """
     _check_options(precision, steps=steps, num_particles=num_particles)
+    goal = objective or ReverseKL()
+    if isinstance(goal, Annealed) and (goal.beta != goal.first or 2 * goal.steps > steps):
+        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {goal}")
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
     if guide is not None:
@@ -118,16 +126,17 @@ def fit(
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
         fast = density if extra else _traced(density, num_particles)
-        objective = partial(_objective, own, fast, num_particles)
+        easy = goal.tempered(fast) if isinstance(goal, Annealed) else fast
+        weights = partial(_weights, own, fast, num_particles, goal)
         if guide is None and not extra and not density.minibatch:
-            _start(own, fast, density.space, init_scale, (start, full_rank), bar)
+            _start(own, easy, density.space, init_scale, (start, full_rank), bar)
             _choose_precision(own, precision)
         elif isinstance(own.transform[-1], LowerTriangular):
-            history.bad_steps += ascend(own.transform[-1], objective, progress=partial(_show, bar, "full rank"))
+            history.bad_steps += ascend(own.transform[-1], weights, progress=partial(_show, bar, "full rank"))
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
-        _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
+        _fit_flow(trainer, SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str), goal, reason, bar)
     own.transform.to(own.space.start)
     return Posterior(own, density, history)
 
@@ -197,9 +206,9 @@ def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) ->
         raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
 
 
-def _objective(guide: AutoFlow, density: Density, num_particles: int) -> Tensor:
-    """Log weights, with the path gradient where the inverse that it may need is cheap."""
-    return log_weights(guide.get_posterior(), density, num_particles, path=guide.transform.fast == "both")
+def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
+    """Log weights of the guide as it stands, with the gradient of the objective."""
+    return objective(guide.get_posterior(), density, num_particles)
 
 
 def _model_parameters(density: LogJoint) -> list[Tensor]:
@@ -211,13 +220,19 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     return list({id(p): p for p in found}.values())
 
 
-def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[History], str], bar: tqdm) -> None:
+def _fit_flow(
+    trainer: Trainer, speed_up: SpeedUp, objective: Objective, reason_to_stop: Callable[[History], str], bar: tqdm
+) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
     history, steps = trainer.history, speed_up.steps
+    annealing = isinstance(objective, Annealed)
     while trainer.done < steps and trainer.left > 0:
         speed_up.step()
         bar.update()
-        if trainer.done % LOOK == 0:
+        if annealing:
+            objective.advance()
+            annealing = not objective.done
+        elif trainer.done % LOOK == 0:
             bar.set_postfix_str(trend(history))
             reason = reason_to_stop(history)
             if reason and trainer.left == math.inf:

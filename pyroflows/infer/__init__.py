@@ -2,11 +2,12 @@
 
 from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .flow_elbo import FlowELBO
 from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
-from .objectives import log_weights
+from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
 from .polish import ascend, polish
 from .speed import SpeedUp
@@ -16,12 +17,20 @@ from .traced import TracedDensity
 from .trainer import History, Trainer
 
 __all__ = [
+    "IWAE",
+    "Annealed",
     "Attempt",
+    "ChiSquared",
     "CompiledTrace_ELBO",
+    "FlowELBO",
+    "ForwardKL",
     "Gaussian",
     "Graph",
     "History",
     "LogJoint",
+    "Objective",
+    "Renyi",
+    "ReverseKL",
     "SpeedUp",
     "TracedDensity",
     "Trainer",
