@@ -1,4 +1,4 @@
-"""The objectives as losses of SVI and of ``fit``: posteriors, a model that learns, what a step returns, bad arguments."""
+"""The objectives as losses of SVI and of ``fit``: posteriors, a model that learns, the loss, bad arguments."""
 
 import math
 

@@ -7,6 +7,7 @@ from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture, flatten
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
+from .modes import balance, find_modes, missed_modes, mixture_at, warn_of_modes
 from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
 from .polish import ascend, polish
@@ -36,16 +37,21 @@ __all__ = [
     "Trainer",
     "Untraceable",
     "ascend",
+    "balance",
     "batch_and_match",
     "best_start",
     "capture",
     "elbo",
+    "find_modes",
     "flatten",
     "log_joint",
     "log_weights",
+    "missed_modes",
+    "mixture_at",
     "pathfinder",
     "polish",
     "reason_to_stop",
     "score",
     "trend",
+    "warn_of_modes",
 ]

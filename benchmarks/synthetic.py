@@ -1,0 +1,96 @@
+"""Posteriors with known answers: log evidence, means or masses of modes, by ``fit`` alone and with its remedies.
+
+Each target is fitted with no argument but the model, and where it has several modes also with ``modes=8``, and the
+double wells by annealing. Errors are of the draws as they are and, after the bar, of the weighted ones: of a mean in
+standard deviations (funnel, banana) or of the mass of a right well (the wells).
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyro
+import torch
+from targets import TARGETS, Target, energy
+from timing import table
+
+import pyroflows as pf
+from pyroflows.infer import Annealed
+
+SPLINES = {"flow": partial(pf.flows.nsf, layers=2), "objective": Annealed}
+VARIANTS: dict[str, dict[str, dict]] = {
+    "": {name: {} for name in TARGETS},
+    "modes=8": {name: {"modes": 8} for name in ("U1", "U2", "U3", "U4", "double well")},
+    "Annealed(), nsf": {name: SPLINES for name in ("double well", "many well")},
+}
+COLUMNS = ("target", "arguments", "ELBO - log Z", "evidence - log Z", "k-hat", "sd(log w)", "error", "told")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--picture", type=Path, help="where to draw U1 to U4, for example docs/synthetic.png")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {args.threads} thread(s), seed {args.seed}, at most {args.steps} steps\n")
+    rows, best = [], {}
+    for variant, cases in VARIANTS.items():
+        for name in args.targets:
+            if name in cases:
+                cells, best[name] = run(TARGETS[name], variant, cases[name], args.seed, args.steps)
+                rows.append(cells)
+                print(*cells, sep=" | ", flush=True)
+    print("\n" + table((*COLUMNS, "steps", "seconds"), rows))
+    if args.picture:
+        draw({name: best[name] for name in ("U1", "U2", "U3", "U4")}, args.picture)
+
+
+def run(target: Target, variant: str, options: dict, seed: int, steps: int) -> tuple[tuple, pf.Posterior]:
+    """One line of the table, and the posterior."""
+    pyro.set_rng_seed(seed)
+    made = {key: value() if value is Annealed else value for key, value in options.items()}
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        posterior = pf.fit(target.model, steps=steps, progress=False, **made)
+    seconds, found = time.perf_counter() - began, posterior.diagnostics
+    weights = torch.as_tensor(posterior.weights, dtype=torch.float64)
+    errors = ""
+    if target.error is not None:
+        raw, weighted = (
+            target.error(posterior.draws, w) for w in (torch.full_like(weights, 1 / len(weights)), weights)
+        )
+        errors = f"{raw:.3f}, weighted {weighted:.3f}"
+    modes = "yes" if any("several modes" in str(warning.message) for warning in told) else "no"
+    quality = found.elbo - target.log_z, found.log_evidence - target.log_z
+    cells = *(f"{x:+.3f}" for x in quality), found.khat, found.log_weight_sd, errors, modes
+    return (target.name, variant, *cells, len(posterior.history.elbo), round(seconds)), posterior
+
+
+def draw(posteriors: dict[str, pf.Posterior], path: Path) -> None:
+    """Exact densities above, the flows' below."""
+    import matplotlib.pyplot as plt
+
+    side = torch.linspace(-4, 4, 200)
+    grid = torch.cartesian_prod(side, side)
+    figure, axes = plt.subplots(2, 4, figsize=(8, 4.1), layout="constrained")
+    for column, (name, posterior) in zip(axes.T, posteriors.items(), strict=True):
+        inside = grid.clamp(-4 + 1e-4, 4 - 1e-4)
+        images: tuple[Callable, ...] = (
+            lambda z, name=name: -energy(name, z),
+            lambda z, p=posterior: p.log_prob({"z": z}),
+        )
+        for axis, log_density, title in zip(column, images, (f"{name}, exact", "flow"), strict=True):
+            axis.imshow(log_density(inside).exp().view(200, 200).T, origin="lower", extent=(-4, 4, -4, 4), cmap="magma")
+            axis.set(xticks=(), yticks=(), title=title)
+    figure.savefig(path, dpi=80)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Several modes: finding them, a base with a component at each, their masses, and those that a flow missed."""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..bases import MixtureBase
+from ..distributions import FlowDistribution
+from .gaussian import Gaussian, LogDensity, elbo, values
+from .lbfgs import climb
+from .pathfinder import PAIRS, _best_at
+
+# Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
+APART = 8.0
+# A mode that holds less than exp(-5), or 0.7 %, of the mass is not worth a word; nor one missed by less than 5 nats.
+FAINT = 5.0
+
+
+def find_modes(
+    log_density: LogDensity, start: Gaussian, *, paths: int = 16, seconds: float = 6.0
+) -> list[tuple[float, Gaussian]]:
+    """Gaussians at the ends of L-BFGS paths that lie apart, with their ELBOs, best first.
+
+    Args:
+        log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
+        start: paths begin at draws from it, widened to twice its scale.
+        paths: how many paths.
+        seconds: when to stop climbing, about.
+
+    Returns:
+        The ELBO in nats, a lower bound of the log mass around the mode, and the Gaussian, of each. Empty if no path
+        ends where a Gaussian has a finite ELBO.
+
+    Example:
+        >>> two = lambda z: torch.logaddexp(-8 * (z[:, 0] - 3) ** 2, -8 * (z[:, 0] + 3) ** 2 - 1)
+        >>> found = find_modes(two, Gaussian(torch.zeros(1).double(), torch.eye(1).double()))
+        >>> [round(gaussian.loc.item(), 1) for _, gaussian in found]
+        [3.0, -3.0]
+    """
+    starts = start.loc + 2 * (start.sample(paths) - start.loc)
+    starts = starts[values(log_density, starts).isfinite()]
+    noise = torch.randn(PAIRS, len(start.loc)).to(start.loc)
+    paths_up = climb(log_density, starts, seconds=seconds) if len(starts) else []
+    found: list[Gaussian] = []
+    for path in sorted(paths_up, key=lambda path: -path.values[-1]):
+        z = path.points[-1]
+        if all(_apart(z, other) for other in found):
+            level, loc, root = _best_at(log_density, z, path.grads[-1], torch.cat([noise, -noise]))
+            if level > -math.inf:
+                found.append(Gaussian.from_root(loc, root))
+    judged = ((elbo(log_density, gaussian), gaussian) for gaussian in found)
+    return sorted((pair for pair in judged if pair[0] > -math.inf), key=lambda pair: -pair[0])
+
+
+def _apart(z: Tensor, gaussian: Gaussian) -> bool:
+    top, here = gaussian.log_prob(torch.stack([gaussian.loc, z])).tolist()
+    return top - here > APART
+
+
+def mixture_at(modes: list[tuple[float, Gaussian]]) -> tuple[Gaussian, MixtureBase]:
+    """The Gaussian with the moments of a mixture, and the mixture in the coordinates that this Gaussian whitens.
+
+    Args:
+        modes: log masses and Gaussians, as :func:`find_modes` returns them.
+    """
+    logits = torch.stack([g.loc.new_tensor(level) for level, g in modes]).log_softmax(0)
+    locs, roots = torch.stack([g.loc for _, g in modes]), torch.stack([g.scale_tril for _, g in modes])
+    masses = logits.exp()[:, None]
+    center = (masses * locs).sum(0)
+    off = locs - center
+    covariance = (masses[..., None] * (roots @ roots.mT + off[:, :, None] * off[:, None])).sum(0)
+    overall = Gaussian(center, torch.linalg.cholesky(covariance))
+    to_base = torch.linalg.inv(overall.scale_tril)
+    return overall, MixtureBase(logits, off @ to_base.mT, to_base @ roots)
+
+
+@torch.no_grad()
+def balance(posterior: FlowDistribution, log_density: LogDensity, num: int = 1024) -> None:
+    """Moves the masses of a flow's :class:`~pyroflows.bases.MixtureBase` halfway to what importance weights ask for.
+
+    The new mass of a component is its share of the weights of all draws. Repeated, this climbs to the masses that
+    minimise the forward KL divergence, which has no trap in which a mode is lost.
+
+    Args:
+        posterior: a flow over a mixture, whose ``logits`` are changed in place.
+        log_density: maps ``(B, D)`` to ``(B,)``.
+        num: how many draws.
+
+    References:
+        Adaptive importance sampling in general mixture classes. Cappé, Douc, Guillin, Marin, Robert, 2008.
+        https://arxiv.org/abs/0710.4242
+    """
+    base = posterior.base
+    x = base.rsample((num,))
+    z, ladj = posterior.transform.call_and_ladj(x)
+    weights = (values(log_density, z) - base.log_prob(x) + ladj).softmax(0)
+    asked = weights.to(x) @ base.shares(x)
+    if asked.isfinite().all():
+        # No component is given up for good while the flow still learns.
+        base.logits.copy_((0.5 * base.logits.softmax(0) + 0.5 * asked).clamp_min(1e-4).log())
+
+
+@torch.no_grad()
+def missed_modes(
+    posterior: FlowDistribution, log_density: LogDensity, modes: list[tuple[float, Gaussian]], level: float
+) -> list[Gaussian]:
+    """Modes that hold mass of which a flow has no idea.
+
+    Args:
+        posterior: the flow.
+        log_density: maps ``(B, D)`` to ``(B,)``.
+        modes: what :func:`find_modes` found.
+        level: the flow's ELBO. A mode counts if its own is at most 5 nats lower, and if draws around it have log
+            weights under the flow that are 5 nats higher than this, in the mean.
+    """
+    missed = []
+    for own, gaussian in modes:
+        z = gaussian.sample(64)
+        log_q = posterior.log_prob(z.to(posterior.sample()))
+        if own > level - FAINT and (values(log_density, z) - log_q).mean() > level + FAINT:
+            missed.append(gaussian)
+    return missed
+
+
+def warn_of_modes(posterior: FlowDistribution, log_density: LogDensity, start: Gaussian, level: float) -> None:
+    """Searches for modes, for about a second at most, and warns of those that a flow missed.
+
+    Args:
+        posterior: the flow.
+        log_density: maps ``(B, D)`` to ``(B,)``; differentiable.
+        start: where to search, see :func:`find_modes`.
+        level: the flow's ELBO.
+    """
+    found = find_modes(log_density, start, paths=8, seconds=1.0)
+    missed = missed_modes(posterior, log_density, found, level)
+    if missed:
+        places = ", ".join(str([round(x, 2) for x in mode.loc[:6].tolist()]) for mode in missed[:4])
+        warnings.warn(
+            f"several modes: there is mass around {len(missed)} where the flow has next to none (in unconstrained "
+            f"space, {places}): try fit(..., modes={max(4, 2 * len(found))}), or objective=infer.Annealed()",
+            stacklevel=3,
+        )
