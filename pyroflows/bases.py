@@ -49,11 +49,13 @@ class MixtureBase(TorchDistribution):
 
     def rsample(self, sample_shape: Size | tuple = ()) -> Tensor:
         """Draws of shape ``(*sample_shape, D)``."""
-        count = math.prod(sample_shape)
-        chosen = torch.multinomial(self.logits.softmax(0), count, replacement=True)
-        noise = torch.randn(count, *self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
-        draws = self.loc[chosen] + (self.scale_tril[chosen] @ noise.unsqueeze(-1)).squeeze(-1)
-        return draws.reshape(*sample_shape, *self.event_shape)
+        chosen = torch.multinomial(self.logits.softmax(0), math.prod(sample_shape), replacement=True)
+        return self.draw(chosen).reshape(*sample_shape, *self.event_shape)
+
+    def draw(self, chosen: Tensor) -> Tensor:
+        """One draw of each chosen component: ``(N, D)`` for indices ``(N,)``."""
+        noise = torch.randn(len(chosen), *self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc[chosen] + (self.scale_tril[chosen] @ noise.unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at ``(..., D)``, of shape ``(...)``."""

@@ -1,6 +1,7 @@
 """Several modes: finding them, a base with a component at each, their masses, and those that a flow missed."""
 
 import math
+import time
 import warnings
 
 import torch
@@ -8,14 +9,17 @@ from torch import Tensor
 
 from ..bases import MixtureBase
 from ..distributions import FlowDistribution
+from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo, values
 from .lbfgs import climb
-from .pathfinder import PAIRS, _best_at
+from .pathfinder import _candidates
 
 # Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
 APART = 8.0
-# A mode that holds less than exp(-5), or 0.7 %, of the mass is not worth a word; nor one missed by less than 5 nats.
-FAINT = 5.0
+# A mode is missed if it holds at least exp(-5), or 0.7 %, of the mass, and the flow there less than exp(-3) of its own.
+FAINT, BLIND = 5.0, 3.0
+# Updates of a Gaussian that stands at a mode already.
+MATCHES = 60
 
 
 def find_modes(
@@ -39,19 +43,27 @@ def find_modes(
         >>> [round(gaussian.loc.item(), 1) for _, gaussian in found]
         [3.0, -3.0]
     """
+    deadline = time.monotonic() + seconds
     starts = start.loc + 2 * (start.sample(paths) - start.loc)
     starts = starts[values(log_density, starts).isfinite()]
-    noise = torch.randn(PAIRS, len(start.loc)).to(start.loc)
-    paths_up = climb(log_density, starts, seconds=seconds) if len(starts) else []
-    found: list[Gaussian] = []
-    for path in sorted(paths_up, key=lambda path: -path.values[-1]):
-        z = path.points[-1]
-        if all(_apart(z, other) for other in found):
-            level, loc, root = _best_at(log_density, z, path.grads[-1], torch.cat([noise, -noise]))
+    ends = climb(log_density, starts, seconds=seconds / 2) if len(starts) else []
+    found: list[tuple[float, Gaussian]] = []
+    for path in sorted(ends, key=lambda path: -path.values[-1]):
+        if all(_apart(path.points[-1], other) for _, other in found):
+            level, loc, root = _candidates(log_density, [path], deadline)[0]
             if level > -math.inf:
-                found.append(Gaussian.from_root(loc, root))
-    judged = ((elbo(log_density, gaussian), gaussian) for gaussian in found)
-    return sorted((pair for pair in judged if pair[0] > -math.inf), key=lambda pair: -pair[0])
+                found.append(_refined(log_density, Gaussian.from_root(loc, root)))
+    apart: list[tuple[float, Gaussian]] = []
+    for level, gaussian in sorted(found, key=lambda pair: -pair[0]):
+        if level > -math.inf and all(_apart(gaussian.loc, other) for _, other in apart):
+            apart.append((level, gaussian))
+    return apart
+
+
+def _refined(log_density: LogDensity, gaussian: Gaussian) -> tuple[float, Gaussian]:
+    """The better by ELBO of a Gaussian and its match."""
+    matched = batch_and_match(log_density, gaussian, iterations=MATCHES)
+    return max(((elbo(log_density, g), g) for g in (gaussian, matched)), key=lambda pair: pair[0])
 
 
 def _apart(z: Tensor, gaussian: Gaussian) -> bool:
@@ -93,9 +105,11 @@ def balance(posterior: FlowDistribution, log_density: LogDensity, num: int = 102
         https://arxiv.org/abs/0710.4242
     """
     base = posterior.base
-    x = base.rsample((num,))
+    # As many draws of each component, so that chance does not decide on the masses.
+    chosen = torch.arange(num, device=base.logits.device) % len(base.logits)
+    x = base.draw(chosen)
     z, ladj = posterior.transform.call_and_ladj(x)
-    weights = (values(log_density, z) - base.log_prob(x) + ladj).softmax(0)
+    weights = (values(log_density, z) - base.log_prob(x) + ladj + base.logits.log_softmax(0)[chosen]).softmax(0)
     asked = weights.to(x) @ base.shares(x)
     if asked.isfinite().all():
         # No component is given up for good while the flow still learns.
@@ -112,14 +126,14 @@ def missed_modes(
         posterior: the flow.
         log_density: maps ``(B, D)`` to ``(B,)``.
         modes: what :func:`find_modes` found.
-        level: the flow's ELBO. A mode counts if its own is at most 5 nats lower, and if draws around it have log
-            weights under the flow that are 5 nats higher than this, in the mean.
+        level: the flow's ELBO. A mode counts if its own is at most 5 nats lower, and if half of the draws around it
+            have log weights under the flow that are 3 nats higher than this.
     """
     missed = []
     for own, gaussian in modes:
         z = gaussian.sample(64)
         log_q = posterior.log_prob(z.to(posterior.sample()))
-        if own > level - FAINT and (values(log_density, z) - log_q).mean() > level + FAINT:
+        if own > level - FAINT and (values(log_density, z) - log_q).median() > level + BLIND:
             missed.append(gaussian)
     return missed
 
