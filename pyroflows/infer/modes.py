@@ -31,7 +31,7 @@ def find_modes(
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: paths begin at draws from it, widened to twice its scale.
         paths: how many paths.
-        seconds: when to stop climbing, about.
+        seconds: when to stop, about; half of it is for the paths.
 
     Returns:
         The ELBO in nats, a lower bound of the log mass around the mode, and the Gaussian, of each. Empty if no path
@@ -49,10 +49,12 @@ def find_modes(
     ends = climb(log_density, starts, seconds=seconds / 2) if len(starts) else []
     found: list[tuple[float, Gaussian]] = []
     for path in sorted(ends, key=lambda path: -path.values[-1]):
+        if found and time.monotonic() > deadline:
+            break
         if all(_apart(path.points[-1], other) for _, other in found):
             level, loc, root = _candidates(log_density, [path], deadline)[0]
             if level > -math.inf:
-                found.append(_refined(log_density, Gaussian.from_root(loc, root)))
+                found.append(_refined(log_density, Gaussian.from_root(loc, root), deadline))
     apart: list[tuple[float, Gaussian]] = []
     for level, gaussian in sorted(found, key=lambda pair: -pair[0]):
         if level > -math.inf and all(_apart(gaussian.loc, other) for _, other in apart):
@@ -60,9 +62,10 @@ def find_modes(
     return apart
 
 
-def _refined(log_density: LogDensity, gaussian: Gaussian) -> tuple[float, Gaussian]:
+def _refined(log_density: LogDensity, gaussian: Gaussian, deadline: float) -> tuple[float, Gaussian]:
     """The better by ELBO of a Gaussian and its match."""
-    matched = batch_and_match(log_density, gaussian, iterations=MATCHES)
+    seconds = deadline - time.monotonic()
+    matched = batch_and_match(log_density, gaussian, iterations=MATCHES, seconds=seconds)
     return max(((elbo(log_density, g), g) for g in (gaussian, matched)), key=lambda pair: pair[0])
 
 
