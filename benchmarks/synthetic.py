@@ -84,9 +84,10 @@ def draw(posteriors: dict[str, pf.Posterior], path: Path) -> None:
     )
     for column, (name, posterior) in zip(axes.T, posteriors.items(), strict=True):
         inside = grid.clamp(-4 + 1e-4, 4 - 1e-4)
-        images = {f"{name}, exact": -energy(name, inside), "flow": posterior.log_prob({"z": inside})}
+        exact = (-energy(name, inside) - TARGETS[name].log_z).exp()
+        images = {f"{name}, exact": exact, "flow": posterior.log_prob({"z": inside}).exp()}
         for axis, (title, image) in zip(column, images.items(), strict=True):
-            axis.imshow(image.exp().view(200, 200).T, origin="lower", extent=(-4, 4, -4, 4), cmap="magma")
+            axis.imshow(image.view(200, 200).T, origin="lower", extent=(-4, 4, -4, 4), cmap="magma", vmax=exact.max())
             axis.set(xticks=(), yticks=(), title=title)
     figure.savefig(path, dpi=80)
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .bases import MixtureBase
 from .flows import realnvp
-from .guides import AutoFlow, init_to_prior
+from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
     Annealed,
     Gaussian,
@@ -119,7 +119,7 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
-    _check_options(precision, steps=steps, num_particles=num_particles)
+    _check_options(precision, steps=steps, num_particles=num_particles, modes=modes)
     goal = objective or ReverseKL()
     if isinstance(goal, Annealed) and (goal.beta != goal.first or 2 * goal.steps > steps):
         raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {goal}")
@@ -134,10 +134,16 @@ def fit(
         torch.enable_grad(),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
+        fresh_start = guide is None and not extra and not density.minibatch
+        if modes > 1 and not (fresh_start and base is None and isinstance(own.transform[-1], LowerTriangular)):
+            raise ValueError(
+                "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
+                f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
+            )
         fast = density if extra else _traced(density, num_particles)
         easy = goal.tempered(fast) if isinstance(goal, Annealed) else fast
         weights = partial(_weights, own, fast, num_particles, goal)
-        if guide is None and not extra and not density.minibatch:
+        if fresh_start:
             _start(own, easy, density.space, init_scale, modes, (start, full_rank), bar)
             _choose_precision(own, precision)
         elif isinstance(own.transform[-1], LowerTriangular):
@@ -145,18 +151,12 @@ def fit(
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
-        _fit_flow(
-            trainer,
-            SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str),
-            goal,
-            reason,
-            partial(_balance, own, fast),
-            bar,
-        )
+        speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
+        _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, fast), bar)
         own.transform.to(own.space.start)
         if isinstance(own.base, MixtureBase):
             own.base = own.base.to(own.space.start)
-        if guide is None and not extra and not density.minibatch:
+        if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
             warn_of_modes(own.get_posterior(), fast, _around(density.space, init_scale), level)
     return Posterior(own, density, history)

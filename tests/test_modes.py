@@ -180,3 +180,20 @@ def test_annealing_covers_two_modes() -> None:
     right = (posterior.draws["x"] > 0).numpy()
     assert 0.4 < right.mean() < 0.8
     assert posterior.weights @ right == pytest.approx(0.6, abs=0.03)
+
+
+def learns() -> None:
+    pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+
+def test_modes_are_refused_where_they_cannot_be() -> None:
+    message = "fit expected modes=1 with a guide or base of your own, a model with parameters, .* got modes=3"
+    for model, options in (
+        (learns, {}),
+        (one, {"guide": AutoFlow(one)}),
+        (one, {"base": dist.Normal(torch.zeros(4), 1.0).to_event(1)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(model, modes=3, progress=False, **options)
+    with pytest.raises(ValueError, match="fit expected modes to be a whole number from 1 on, got 0"):
+        fit(one, modes=0)
