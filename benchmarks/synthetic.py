@@ -1,8 +1,8 @@
 """Posteriors with known answers: log evidence, means or masses of modes, by ``fit`` alone and by its remedies.
 
-Each target is fitted with no argument but the model; where modes are missed also with ``modes=8``, and the double wells
-by annealing, after which the same guide learns by the forward KL divergence. Errors are of the draws as they are, and of
-the weighted ones: of a mean in standard deviations (funnel, banana), or of the mass of a right well.
+Each target is fitted with no argument but the model; where modes are missed also with ``modes=8``, and the double
+wells by annealing, after which the same guide learns by the forward KL divergence. Errors, of the draws as they are and
+of the weighted ones, are those of a mean in standard deviations (funnel, banana) or of the mass of a right well.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows
 from pyroflows.bases import MixtureBase
-from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_modes, mixture_at
+from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_modes, mixture_at, warn_of_modes
 
 MASS = 0.7
 AT, WIDE = torch.tensor([[-4.0, 1.0], [4.0, -1.0]]), torch.tensor([[0.5, 1.0], [1.0, 0.3]])
@@ -136,6 +136,17 @@ def test_a_missed_mode_is_seen() -> None:
     (missed,) = missed_modes(FlowDistribution(transform=flow), bumps, modes, math.log(MASS))
     torch.testing.assert_close(missed.loc, AT[0].double(), atol=1e-2, rtol=0.0)
     assert missed_modes(FlowDistribution(transform=flow), bumps, modes, math.log(MASS) + 6) == []
+
+
+def test_a_search_that_fails_is_silent() -> None:
+    def fails(z: Tensor) -> Tensor:
+        raise torch.linalg.LinAlgError("no factor")
+
+    posterior = FlowDistribution(transform=flows.full_rank(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_modes(posterior, fails, start(), 0.0)
+        warn_of_modes(posterior, lambda z: math.nan * z.sum(-1), start(), 0.0)
 
 
 def test_fit_warns_of_a_missed_mode() -> None:

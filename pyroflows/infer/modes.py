@@ -150,8 +150,11 @@ def warn_of_modes(posterior: FlowDistribution, log_density: LogDensity, start: G
         start: where to search, see :func:`find_modes`.
         level: the flow's ELBO.
     """
-    found = find_modes(log_density, start, paths=8, seconds=1.0)
-    missed = missed_modes(posterior, log_density, found, level)
+    try:
+        found = find_modes(log_density, start, paths=8, seconds=1.0)
+        missed = missed_modes(posterior, log_density, found, level)
+    except torch.linalg.LinAlgError:  # a matrix far out, which must not take the fit with it
+        return
     if missed:
         places = ", ".join(str([round(x, 2) for x in mode.loc[:6].tolist()]) for mode in missed[:4])
         warnings.warn(
