@@ -15,8 +15,8 @@ class Bend(Bijector):
 
     Far to the left the slope is ``1 - a``, far to the right ``1 + a``; a hyperbola joins them. The one parameter is the
     strength, with ``a = soft_clip(strength, bound)``. Two bends in a row, left and right of the middle, give a
-    dimension skewness, and tails lighter or heavier than the base's: what couplings, whose maps are straight lines in each
-    dimension, express badly. The inverse is closed form.
+    dimension skewness, and tails lighter or heavier than the base's: what couplings, whose maps are straight lines in
+    each dimension, express badly. The inverse is closed form.
 
     Args:
         center: where it bends.
