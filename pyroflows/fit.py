@@ -1,6 +1,7 @@
 """One call that trains: from a Pyro model to its posterior."""
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
@@ -103,7 +104,7 @@ def fit(
         kwargs: the model's keyword arguments; use ``functools.partial(model, ...)`` for names that ``fit`` takes.
 
     Returns:
-        The posterior, with draws, diagnostics, ArviZ and plots.
+        The posterior, with draws, diagnostics, ArviZ and plots; a warning says so if it is not to be trusted.
 
     Raises:
         TypeError, ValueError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`.
@@ -159,7 +160,10 @@ def fit(
         if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
             warn_of_modes(own.get_posterior(), fast, _around(density.space, init_scale), level)
-    return Posterior(own, density, history)
+    posterior = Posterior(own, density, history)
+    if not density.minibatch and posterior.diagnostics.grade == "do not trust":
+        warnings.warn(f"fit: {posterior.diagnostics.verdict}", stacklevel=2)
+    return posterior
 
 
 def _check_options(precision: str, **counts: object) -> None:
