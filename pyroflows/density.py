@@ -7,15 +7,16 @@ import numpy as np
 import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from .distributions import FlowDistribution
 from .epochs import Batches, EpochLog, Epochs
-from .flows import copula
-from .numeric import seeded
+from .flows import copula_with_dropout
+from .numeric import all_or_nothing, seeded
 from .plots import plot_calibration, plot_trajectory
 from .priors import FlowPrior
 from .scale import Scale
-from .transforms import Compose, FlowTransform
+from .transforms import Affine, Compose, FlowTransform
 
 try:
     from sklearn.base import BaseEstimator, DensityMixin
@@ -26,11 +27,6 @@ except ImportError as error:
 
 # Rows that are scored at a time.
 CHUNK = 4096
-
-
-def copula_with_dropout(input_dim: int, context_dim: int = 0) -> Compose:
-    """The default flow: :func:`~pyroflows.flows.copula` that leaves out hidden units in training."""
-    return copula(input_dim, context_dim, dropout=0.3)
 
 
 class FlowDensity(DensityMixin, BaseEstimator):
@@ -90,6 +86,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.validation_fraction, self.patience = validation_fraction, patience
         self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
 
+    @all_or_nothing
     def fit(
         self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> "FlowDensity":
@@ -138,6 +135,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
             patience=self.patience,
             progress=self.progress,
         )
+        self._back = Affine(dim, loc=self._tensor(self._rows.loc), scale=self._tensor(self._rows.scale))
+        nn.ModuleList([self.prior_, self._back]).requires_grad_(False)
         with torch.no_grad():
             nats = self._loss(*(validation if held else training)).item()
         self.entropy_ = nats + self._rows.log_volume
@@ -149,7 +148,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         return -(weight * self._given(context).log_prob(x)).mean()
 
     def _given(self, context: Tensor, temperature: float = 1.0) -> Any:
-        return self.prior_(context if context.shape[-1] else None, temperature)
+        # Not called: Pyro would register the parameters, for a model around it to learn once more.
+        return self.prior_.forward(context if context.shape[-1] else None, temperature)
 
     @torch.no_grad()
     def score_samples(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
@@ -182,13 +182,18 @@ class FlowDensity(DensityMixin, BaseEstimator):
             temperature: below 1, draws are more typical and less diverse.
             random_state: a seed, None for torch's generator as it is.
         """
-        check_is_fitted(self)
-        given = np.zeros(0) if context is None else np.asarray(context, dtype=np.float64)
-        if given.shape[-1] != len(self._contexts.loc):
-            raise ValueError(f"FlowDensity expected a context of {len(self._contexts.loc)} columns, got {given.shape}")
+        given = self._standard(np.zeros(0) if context is None else np.asarray(context, dtype=np.float64))
         with seeded(random_state, torch.device(self.device)):
-            drawn = self._given(self._tensor(self._contexts(given)), temperature).sample((n_samples,))
+            drawn = self._given(given, temperature).sample((n_samples,))
         return self._rows.back(_array(drawn))
+
+    def distribution(self, context: Tensor | None = None) -> FlowDistribution:
+        """The density as a distribution for Pyro, in the units of the data: a prior or a likelihood that was learnt.
+
+        It has gradients by its ``context`` of shape ``(..., C)``, which may be latent: NUTS and ``fit`` can use it.
+        """
+        given = self._given(self._standard(torch.empty(0) if context is None else context))
+        return FlowDistribution(given.base, Compose([given.transform, self._back]))
 
     @torch.no_grad()
     def to_base(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
@@ -200,7 +205,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def from_base(self, Z: ArrayLike, context: ArrayLike | None = None) -> NDArray:
         """The rows that points of the base are mapped to, shape ``(rows, D)``."""
         z = self._tensor(check_array(Z, dtype=np.float64))
-        return self._rows.back(_array(self._given(self._given_context(context, z)).transform(z)))
+        return self._rows.back(_array(self._given(self._standard(self._context(context, z))).transform(z)))
 
     @torch.no_grad()
     def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 10) -> NDArray:
@@ -266,16 +271,17 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Standardised rows and contexts, as the flow takes them."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._tensor(self._rows(X)), self._given_context(context, X)
+        return self._tensor(self._rows(X)), self._standard(self._context(context, X))
 
-    def _given_context(self, context: ArrayLike | None, rows: Any) -> Tensor:
-        context = self._context(context, rows)
-        if context.shape[1] != len(self._contexts.loc):
-            raise ValueError(
-                f"FlowDensity expected a context of {len(self._contexts.loc)} columns, as in fit, got "
-                f"{context.shape[1]}"
-            )
-        return self._tensor(self._contexts(context))
+    def _standard(self, context: NDArray | Tensor) -> Tensor:
+        """A context ``(..., C)`` for any number of rows, standardised."""
+        check_is_fitted(self)
+        scale, shape = self._contexts, tuple(context.shape)
+        if shape[-1] != len(scale.loc):
+            raise ValueError(f"FlowDensity expected a context of {len(scale.loc)} columns, as in fit, got {shape}")
+        if isinstance(context, Tensor):
+            return (context - self._tensor(scale.loc)) / self._tensor(scale.scale)
+        return self._tensor(scale(context))
 
     def _context(self, context: ArrayLike | None, rows: Any) -> NDArray:
         """The context as an array with one row for each of ``rows``, without columns where there is none."""

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Epochs:
 
     The learning rate rises over the first steps, then falls along a cosine to one percent at the last epoch. A
     step whose loss or gradient is not finite is dropped. With validation, the best average is what is left in
-    the module, otherwise the last one; it is left in evaluation mode.
+    the module, otherwise the last one, also if training ends with an error; it is left in evaluation mode.
 
     Args:
         module: what is trained, in place.
@@ -83,7 +84,9 @@ class Epochs:
             FloatingPointError: if no step of an epoch was finite; the module is left as at the best epoch.
         """
         log = self.log
-        with tqdm(total=epochs, initial=len(log.train), disable=not progress, unit="epoch") as bar:
+        with ExitStack() as at_end:
+            at_end.callback(self._finish)  # also after a batch that was refused, or Ctrl-C
+            bar = at_end.enter_context(tqdm(total=epochs, initial=len(log.train), disable=not progress, unit="epoch"))
             while len(log.train) < epochs:
                 log.train.append(self._epoch(loss, batches, epochs))
                 if validate is not None:
@@ -96,7 +99,6 @@ class Epochs:
                     log.stopped = f"no gain on the held-out rows for {patience} epochs"
                     break
         log.stopped = log.stopped or "all epochs were used"
-        self._finish()
         return log
 
     def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int) -> float:
@@ -108,7 +110,6 @@ class Epochs:
         finite = [value for value in found if math.isfinite(value)]
         self.log.bad_steps += len(found) - len(finite)
         if not finite:
-            self._finish()
             raise FloatingPointError(
                 f"expected finite losses and gradients, got none in epoch {len(self.log.train) + 1}: "
                 f"try a smaller lr, or float64"

@@ -1,8 +1,10 @@
 """Numerical helpers shared by every floor: plain torch, no modules and no Pyro."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +69,22 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def all_or_nothing(method: Callable) -> Callable:
+    """A method that leaves the attributes of its object as they were if it raises."""
+
+    @functools.wraps(method)
+    def safe(self: object, *args: object, **kwargs: object) -> Any:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return safe
 
 
 def between(a: Tensor, b: Tensor, steps: int) -> Tensor:

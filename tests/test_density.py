@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 import numpy as np
+import pyro
 import pytest
 import sklearn
 import torch
@@ -198,6 +199,30 @@ def test_outliers() -> None:
     assert_allclose(density.outlier_score(test), -density.score_samples(test))
 
 
+def test_as_a_distribution_for_pyro(moons: FlowDensity, conditional: FlowDensity) -> None:
+    rows, (x, y, _) = torch.tensor(MOONS[:20], dtype=torch.float32), curve(20, 3)
+    assert_allclose(moons.distribution().log_prob(rows), moons.score_samples(rows), rtol=1e-4, atol=1e-4)
+    context = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+
+    def model() -> None:
+        pyro.sample("y", conditional.distribution(context).to_event(1), obs=torch.tensor(y, dtype=torch.float32))
+
+    trace = pyro.poutine.trace(model).get_trace()
+    assert_allclose(trace.log_prob_sum().item(), conditional.score_samples(y, context=x).sum(), rtol=1e-4)
+    assert set(trace.nodes) == {"_INPUT", "y", "_RETURN"}  # nothing to learn
+    trace.log_prob_sum().backward()
+    assert (context.grad != 0).all()
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one() -> None:
+    density = Quick(epochs=1).fit(ROWS)
+    before = density.score_samples(ROWS)
+    for rows, context in ((BAD, None), (ROWS * [1.0, 0.0], None), (ROWS, MOONS[:60]), (ROWS[:, :1], BAD)):
+        with pytest.raises(ValueError, match=r"NaN|constant|60"):
+            density.fit(rows, context=context)
+        assert_allclose(density.score_samples(ROWS), before, rtol=0)
+
+
 def test_double_precision() -> None:
     density = Quick(dtype="float64").fit(MOONS)
     assert {p.dtype for p in density.prior_.parameters()} == {torch.float64}
@@ -226,8 +251,8 @@ WRONG = {
     "nan_to_score": (lambda: FITTED.score_samples(BAD), "contains NaN"),
     "nan_in_context": (lambda: Quick().fit(ROWS, context=BAD), "Input context contains NaN"),
     "context_rows": (lambda: Quick().fit(ROWS, context=MOONS[:60]), "expected 50 rows of context, .* got 60"),
-    "context_columns": (lambda: FITTED.score_samples(ROWS, ROWS), "a context of 0 columns, as in fit, got 2"),
-    "context_to_sample": (lambda: FITTED.sample(3, [1.0]), r"expected a context of 0 columns, got \(1,\)"),
+    "context_columns": (lambda: FITTED.score_samples(ROWS, ROWS), r"a context of 0 columns, as in fit, got \(50, 2\)"),
+    "context_to_sample": (lambda: FITTED.sample(3, [1.0]), r"expected a context of 0 columns, as in fit, got \(1,\)"),
     "columns": (lambda: FITTED.score_samples(ROWS[:, :1]), "X has 1 features, but FlowDensity is expecting 2"),
     "constant": (lambda: Quick().fit(ROWS * [1.0, 0.0]), r"columns that vary, got constant ones at \[1\]"),
     "weights": (lambda: Quick().fit(ROWS, sample_weight=np.eye(50)[0]), "2 rows of positive weight .* n_samples = 1"),
@@ -238,6 +263,7 @@ WRONG = {
     "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "validation_fraction < 1, got .* and 1.0"),
     "dtype": (lambda: Quick(dtype="int").fit(ROWS), "dtype='float32' or 'float64', got 'int'"),
     "kind": (lambda: FITTED.outlier_score(ROWS, kind="far"), "kind='likelihood' or 'typicality', got 'far'"),
+    "distribution": (lambda: FITTED.distribution(torch.ones(3, 1)), r"0 columns, as in fit, got \(3, 1\)"),
     "temperature": (lambda: FITTED.sample(temperature=0), "expected a temperature above 0, got 0"),
 }
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from cases import moved
 from pyroflows import FlowEncoder, FlowPrior, flows
-from pyroflows.dequantise import Dequantiser, bits_per_dim
+from pyroflows.dequantise import Argmax, Dequantiser, bits_per_dim
 from pyroflows.epochs import Batches, Epochs
 
 
@@ -85,9 +85,70 @@ def test_learnt_noise_gives_a_higher_bound() -> None:
     assert bounds[0] < bounds[1] < -entropy + 0.03
 
 
+def pairs_noise() -> FlowEncoder:
+    """Learnt noise for two variables of three categories each."""
+    return FlowEncoder(nn.Sequential(nn.Linear(6, 32), nn.Tanh()), 32, 6, partial(flows.realnvp, layers=2))
+
+
+PAIRS = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
+
+
+@pytest.mark.parametrize("noise", [None, pairs_noise])
+def test_categories_come_back(noise: Callable | None) -> None:
+    argmax = Argmax(3, noise and moved(noise(), by=0.2)).double()
+    x = PAIRS.double().repeat(200, 1)
+    y, ladj = argmax(x)
+    assert (y.shape, ladj.shape) == ((1800, 6), (1800,))
+    assert torch.equal(argmax.quantise(y), x)
+    assert torch.equal(argmax.quantise(y.view(2, 900, 6)), x.view(2, 900, 2))
+
+
+def test_bound_of_equally_likely_categories() -> None:
+    # Any entry of a standard normal is as likely as another to be the largest.
+    density, argmax = dist.Normal(torch.zeros(6).double(), 1.0).to_event(1), Argmax(3)
+    x, exact = PAIRS.double(), torch.full((9,), -2 * math.log(3)).double()
+    bound = torch.stack([argmax.log_likelihood(density, x) for _ in range(2000)])
+    assert (bound.mean(0) + 4 * bound.std(0) / 2000**0.5 < exact).all()
+    assert_close(argmax.log_likelihood(density, x, 20000), exact, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [None, pairs_noise])
+def test_probabilities_of_categories_add_up_to_one(noise: Callable | None) -> None:
+    argmax = Argmax(3, noise and noise()).double()
+    flow = moved(FlowPrior(6, partial(flows.realnvp, layers=2)), by=0.1).double()
+    with torch.no_grad():
+        found = argmax.log_likelihood(flow(), PAIRS.double().repeat(300, 1), 10).view(300, 9).exp().mean(0)
+    samples = argmax.quantise(flow().sample((40000,)))
+    seen = (samples.unsqueeze(1) == PAIRS).all(-1).double().mean(0)
+    assert (found < seen + 0.02).all()
+    if noise is None:  # weights of draws are bounded
+        assert_close(found.sum().item(), 1.0, atol=0.03, rtol=0)
+        assert_close(found, seen, atol=0.02, rtol=0)
+
+
+def test_learns_a_correlated_pair_of_categories() -> None:
+    torch.manual_seed(0)
+    table = torch.tensor([0.3, 0.02, 0.02, 0.02, 0.02, 0.3, 0.02, 0.28, 0.02])
+    x = PAIRS[table.multinomial(3000, replacement=True)]
+    both = nn.ModuleList([FlowPrior(6, partial(flows.nsf, layers=4, hidden_dims=(32,))), Argmax(3, pairs_noise())])
+
+    def loss(x: Tensor) -> Tensor:
+        return -both[1].log_likelihood(both[0](), x).mean()
+
+    Epochs(both, lr=0.005).run(loss, Batches([x], 200), 30, progress=False)
+    with torch.no_grad():
+        drawn = both[1].quantise(both[0]().sample((20000,)))
+        bound = torch.stack([-loss(x) for _ in range(20)]).mean()
+    seen = (drawn.unsqueeze(1) == PAIRS).all(-1).float().mean(0)
+    assert_close(seen, table, atol=0.04, rtol=0)
+    counts = (x.unsqueeze(1) == PAIRS).all(-1).float().mean(0)
+    best = (counts * counts.log()).sum()
+    assert best - 0.25 < bound < best
+
+
 WRONG: dict[str, tuple[Callable, type, str]] = {
-    "levels": (lambda: Dequantiser(1), ValueError, "levels >= 2 and 0 < margin < 0.5, got 1 and 0.05"),
-    "margin": (lambda: Dequantiser(2, margin=0.5), ValueError, "0 < margin < 0.5, got 2 and 0.5"),
+    "levels": (lambda: Dequantiser(1), ValueError, "Dequantiser expected levels >= 2, got 1"),
+    "margin": (lambda: Dequantiser(2, margin=0.5), ValueError, "0 < margin < 0.5, got 0.5"),
     "range": (
         lambda: Dequantiser(4)(torch.tensor([4.0])),
         ValueError,
@@ -95,6 +156,13 @@ WRONG: dict[str, tuple[Callable, type, str]] = {
     ),
     "scaled": (lambda: Dequantiser(4)(torch.tensor([0.5])), ValueError, "values from 0.5 to 0.5, 1 of them not whole"),
     "nan": (lambda: Dequantiser(4)(torch.tensor([math.nan])), ValueError, "whole numbers from 0 to 3"),
+    "categories": (
+        lambda: Argmax(3)(torch.tensor([3.0])),
+        ValueError,
+        "Argmax expected whole numbers from 0 to 2, got",
+    ),
+    "integer_categories": (lambda: Argmax(3)(torch.tensor([1])), TypeError, "Argmax expected .* got torch.int64: use"),
+    "one_category": (lambda: Argmax(1), ValueError, "Argmax expected levels >= 2, got 1"),
     "integers": (lambda: Dequantiser(4)(torch.tensor([1])), TypeError, "floating-point tensor, got torch.int64: use"),
 }
 

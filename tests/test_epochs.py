@@ -101,6 +101,17 @@ def test_an_epoch_without_a_finite_step_is_an_error() -> None:
     assert_close(module.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_batch_that_is_refused_leaves_the_average() -> None:
+    module = network()
+    epochs, run = trainer(module)
+    count = iter(range(1000))
+    refused = {**run, "loss": lambda x, y: run["loss"](x, y) if next(count) < 20 else stop()}
+    with pytest.raises(KeyboardInterrupt):
+        epochs.run(**refused, epochs=9)
+    assert_close(list(module.parameters()), epochs.mean, rtol=0, atol=0)
+    assert (epochs.steps, module.training) == (20, False)
+
+
 def test_no_batches() -> None:
     epochs, run = trainer(network())
     with pytest.raises(ValueError, match="at least one batch, got none: the data or the loader is empty"):

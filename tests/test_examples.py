@@ -13,6 +13,7 @@ WRITES = {
     "conditional_density": ["conditional_density.png"],
     "density_moons": ["density_moons.png", "density_moons_layers.png"],
     "eight_schools": ["eight_schools.png", "eight_schools.nc"],
+    "likelihood_free": ["likelihood_free.png"],
     "plain_pyro": [],
     "vae_flow_prior": ["vae_flow_prior.png"],
 }

@@ -72,6 +72,15 @@ def test_gradients_of_inputs_follow_those_of_parameters() -> None:
     torch.testing.assert_close(gradients, [torch.ones(3), WEIGHT])
 
 
+def test_indices_after_a_full_slice() -> None:
+    places, weight = torch.tensor([2, 0, 2]), WEIGHT.clone().requires_grad_()
+
+    def function(x: Tensor) -> Tensor:
+        return (x * weight)[:, places].square().sum()
+
+    same(capture(function, [DATA]), function, [weight], DATA + 1)
+
+
 def test_without_gradients() -> None:
     weight = WEIGHT.clone().requires_grad_()
     loss, gradients = capture(lambda: weight.sum(), grad=False)()

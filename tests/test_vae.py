@@ -240,10 +240,24 @@ def test_wrong_arguments(name: str) -> None:
         call()
 
 
-def test_bad_data_leave_training_intact() -> None:
-    vae = build()
-    vae.fit([bits(10)], 1, **quiet)
-    before = copy.deepcopy(vae.state_dict())
-    with pytest.raises(ValueError, match="NaN in 1"):
-        vae.fit([nan_pixels()], 1, **quiet)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([], "got none: the data or the loader is empty"),
+        ([nan_pixels()], "NaN in 1 of 80 pixels"),
+        ([bits(10) + 1.0], "got values from 1 to 2"),
+        ([bits(10)[:, :7]], "mat1 and mat2 shapes"),
+        ([(bits(3), torch.ones(4, 2))], "3 rows of context, .* got 4"),
+    ],
+    ids=["empty", "nan", "range", "shape", "more_context"],
+)
+def test_bad_data_leave_training_intact(bad: list, message: str, tmp_path: Path) -> None:
+    vae, path = build(prior=FlowPrior(2, REALNVP, context_dim=2)), tmp_path / "vae.pt"
+    good = [(bits(10), torch.ones(10, 2))]
+    vae.fit(good, 1, checkpoint=path, **quiet)
+    before, content = copy.deepcopy(vae.state_dict()), path.read_bytes()
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        vae.fit(bad, 2, checkpoint=path, **quiet)
+    assert path.read_bytes() == content
     assert_close(vae.state_dict(), before, rtol=0, atol=0)
+    assert len(vae.fit(good, 3, checkpoint=path, **quiet).train) == 3

@@ -152,7 +152,8 @@ def _key(value: Any) -> Hashable:
 def _call_directly(graph: fx.Graph) -> None:
     """Calls torch's own functions and methods, which find their operation faster than ``torch.ops`` does."""
     for node in graph.nodes:
-        if isinstance(node.target, OpOverload):
+        holes = any(isinstance(value, list | tuple) and None in value for value in node.args)
+        if isinstance(node.target, OpOverload) and not holes:  # torch.index_put takes no None among its indices
             name = node.target._schema.name.removeprefix("aten::")
             homes = torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase
             node.target = next((getattr(home, name) for home in homes if hasattr(home, name)), node.target)
