@@ -126,9 +126,8 @@ class Epochs:
         self.steps += 1
         self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
         self.adam.step()
-        # The weight grows from 0, so that the average forgets where it started.
-        weight = 1 - min(self.average, self.steps / (self.steps + 10))
         with torch.no_grad():
+            weight = averaging_weight(self.average, self.steps)
             torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], weight)
         return value
 
@@ -213,6 +212,11 @@ class Batches:
         rows = len(self.tensors[0])
         for part in torch.randperm(rows).tensor_split(max(-(-rows // self.size), 1)):
             yield tuple(t[part.to(t.device)] for t in self.tensors)
+
+
+def averaging_weight(decay: float, steps: int) -> float:
+    """The weight of the newest iterate in a moving average, which falls from 1 so that the start is forgotten."""
+    return 1 - min(decay, steps / (steps + 10))
 
 
 def save(state: dict[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
 from pyroflows import AutoFlow, Posterior, Refined, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.infer import Graph, History, LogJoint
 from pyroflows.refine import METHODS, potential
 from pyroflows.refine.chains import walk
 from pyroflows.refine.potential import Potential
@@ -156,7 +156,7 @@ def test_the_potential_is_minus_the_density_in_base_space(speed: str, monkeypatc
         raise potential.Untraceable("no")
 
     if speed == "plain":
-        monkeypatch.setattr(potential, "capture", refuse)
+        monkeypatch.setattr(potential, "TracedDensity", refuse)
     posterior = off()
     found = Potential(posterior.guide, posterior.log_joint)
     assert found.speed == speed
@@ -181,7 +181,7 @@ def test_a_compiled_potential_is_the_same() -> None:
 
 def test_potentials_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(potential.Graph, "compile", lambda graph, inputs: compiled.append(graph))
+    monkeypatch.setattr(Graph, "compile", lambda graph, inputs: compiled.append(graph))
     posterior = off()
     assert Potential(posterior.guide, posterior.log_joint, calls=10).speed == "traced"
     assert not compiled
@@ -191,7 +191,7 @@ def test_potentials_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(potential.Graph, "compile", fail)
+    monkeypatch.setattr(Graph, "compile", fail)
     assert Potential(posterior.guide, posterior.log_joint, compile=True).speed == "traced"
 
 

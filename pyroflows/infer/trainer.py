@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..epochs import averaging_weight
 from .adam import Adam
 from .fused import fuse, lay_flat
 from .graph import capture
@@ -185,8 +186,7 @@ class Trainer:
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], self._weight())
 
     def _weight(self) -> float:
-        # It grows from 0, so that the average forgets where it started.
-        return 1 - min(self.average, self.done / (self.done + 10))
+        return averaging_weight(self.average, self.done)
 
     def _drop(self, value: float) -> None:
         self.history.elbo.append(math.nan)

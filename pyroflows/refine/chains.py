@@ -11,10 +11,11 @@ from torch import Tensor
 from ..diagnostics import ChainDiagnostics
 from ..guides import AutoFlow
 from ..infer import LogJoint
+from ..numeric import check_counts
 from ..replay import Replay
 from ..report import labelled
 from .potential import Potential
-from .refined import Refined, check_counts, propose
+from .refined import Refined, propose
 
 # r-hat splits each chain in two, and the tails of a chain need a few draws.
 LEAST = {"num_draws": 8, "chains": 1, "warmup": 0}
@@ -41,7 +42,7 @@ def imh(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 1000, chains: 
         Markov Chains for Exploring Posterior Distributions. Tierney, 1994, section 2.3.3.
         https://doi.org/10.1214/aos/1176325750
     """
-    check_counts(LEAST, num_draws=num_draws, chains=chains, warmup=warmup)
+    check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup)
     steps = warmup + num_draws
     z, log_w = propose(guide, log_joint, steps * chains)
     log_w = np.where(np.isnan(log_w), -np.inf, log_w).reshape(steps, chains)
@@ -105,7 +106,7 @@ def neutra(
         NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport. Hoffman et al., 2019.
         https://arxiv.org/abs/1903.03704
     """
-    check_counts(LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
+    check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
     if not 0 < target_accept < 1:
         raise ValueError(f"refine expected target_accept between 0 and 1, got {target_accept}")
     potential = Potential(guide, log_joint, GRADIENTS * chains * (warmup + num_draws), compile)
