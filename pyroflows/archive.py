@@ -23,6 +23,7 @@ def pack(guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int,
         "state": dict(guide.transform.state_dict()),
         "log_joint": None if log_joint.minibatch else _fingerprint(guide, log_joint),
         "history": asdict(history),
+        "dtype": log_joint.dtype,
         "num_draws": num_draws,
         "seed": seed,
     }

@@ -73,7 +73,7 @@ def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
 def test_the_file_holds_no_code(path: Path) -> None:
     made().save(path)
     found = torch.load(path, weights_only=True)
-    assert set(found) == {"format", "sites", "state", "log_joint", "history", "num_draws", "seed"}
+    assert set(found) == {"format", "sites", "state", "log_joint", "history", "dtype", "num_draws", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,13 @@ def test_another_flow(path: Path, flow: object) -> None:
     made().save(path)
     with pytest.raises(ValueError, match=r"expected a guide made like the saved one, with .*pass guide=AutoFlow"):
         Posterior.load(path, model, Y, guide=AutoFlow(model, flow))
+
+
+def test_the_precision_of_the_log_joint_is_kept(path: Path) -> None:
+    guide = AutoFlow(model, FLOW).setup(Y)
+    density = LogJoint(model, (Y,), {}, guide.space, dtype=torch.float64)
+    Posterior(guide, density, History()).save(path)
+    assert Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW)).log_joint.dtype == torch.float64
 
 
 @pytest.mark.usefixtures("_float64")
