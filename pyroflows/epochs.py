@@ -111,7 +111,7 @@ class Epochs:
             self._finish()
             raise FloatingPointError(
                 f"expected finite losses and gradients, got none in epoch {len(self.log.train) + 1}: "
-                f"try a smaller lr, or float64"
+                f"try a smaller lr, or double precision"
             )
         return sum(finite) / len(finite)
 

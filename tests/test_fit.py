@@ -172,7 +172,7 @@ def test_too_many_bad_steps_are_an_error() -> None:
         pyro.factor("only here", torch.where(mu == 0.0, 0.0, math.nan))
 
     guide = AutoFlow(model, SMALL, init_loc_fn=init_to_value(values={"mu": torch.tensor(0.0)}))
-    with pytest.raises(FloatingPointError, match=r"got 50 bad steps of 50 .*: try a smaller lr or init_scale"):
+    with pytest.raises(FloatingPointError, match=r"got 50 bad steps of 50 .*: try a smaller lr, double precision"):
         fit(model, guide=guide, progress=False)
     assert all(p.isfinite().all() for p in guide.parameters())
 

@@ -197,8 +197,8 @@ class Trainer:
         if self._bad_run >= BAD_IN_A_ROW or self._bad > max(BAD_IN_A_ROW, BAD_SHARE * self.done):
             raise FloatingPointError(
                 f"expected finite ELBO and gradients, got {self._bad} bad steps of {self.done} (the last "
-                f"ELBO was {value}): try a smaller lr or init_scale, float64 (torch.set_default_dtype), or look for a "
-                f"log density that is infinite or NaN where the prior is not"
+                f"ELBO was {value}): try a smaller lr, double precision, or look for a log density that is infinite or "
+                f"NaN where the prior is not"
             )
 
 
