@@ -53,7 +53,10 @@ def unpack(found: dict[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tuple
         ValueError: if the latents, the flow, or model and data are not those of the file.
     """
     if found["sites"] != _sites(guide):
-        raise ValueError(f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}")
+        raise ValueError(
+            f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}: pass the model and the "
+            f"arguments that were fitted"
+        )
     own = guide.transform.state_dict()
     kinds = [{name: (tuple(t.shape), t.dtype) for name, t in state.items()} for state in (found["state"], own)]
     differing = sorted(name for name in kinds[0].keys() | kinds[1].keys() if kinds[0].get(name) != kinds[1].get(name))

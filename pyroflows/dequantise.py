@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from .distributions import FlowDistribution
+from .numeric import check_counts
 
 
 class Dequantiser(nn.Module):
@@ -63,7 +64,8 @@ class Dequantiser(nn.Module):
 
     def log_likelihood(self, density: FlowDistribution, x: Tensor, samples: int = 1) -> Tensor:
         """A lower bound of ``log P(x)`` of shape ``(...)``, in nats, nearer with more draws of the noise."""
-        drawn = [(density.log_prob(y) + ladj) for y, ladj in (self(x) for _ in range(samples))]
+        check_counts("Dequantiser", {}, samples=samples)
+        drawn = [density.log_prob(y) + ladj for y, ladj in (self(x) for _ in range(samples))]
         return torch.stack(drawn).logsumexp(0) - math.log(samples)
 
     def _draw(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,9 @@ class Replay:
             try:
                 found = simulate(*self.log_joint.args, **self.log_joint.kwargs)
             except NotImplementedError as error:
-                raise ValueError(f"expected sites that can be sampled, got one that cannot: {error}") from error
+                raise ValueError(
+                    f"expected sites that can be sampled, got one that cannot ({error}): ask for no predictions"
+                ) from error
         return {name: found[name].reshape(count, *self._shapes[name]).cpu().numpy() for name in sites}
 
     def _map(self, read: Callable[[poutine.Trace], dict[str, Tensor]], z: Tensor) -> dict[str, Tensor]:

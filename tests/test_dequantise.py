@@ -95,6 +95,11 @@ WRONG: dict[str, tuple[Callable, type, str]] = {
     ),
     "scaled": (lambda: Dequantiser(4)(torch.tensor([0.5])), ValueError, "values from 0.5 to 0.5, 1 of them not whole"),
     "nan": (lambda: Dequantiser(4)(torch.tensor([math.nan])), ValueError, "whole numbers from 0 to 3"),
+    "samples": (
+        lambda: Dequantiser(4).log_likelihood(FlowPrior(1)(), torch.tensor([1.0]), samples=0),
+        ValueError,
+        "expected samples to be a whole number from 1 on, got 0",
+    ),
     "integers": (lambda: Dequantiser(4)(torch.tensor([1])), TypeError, "floating-point tensor, got torch.int64: use"),
 }
 

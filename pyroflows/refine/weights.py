@@ -69,7 +69,8 @@ def _weigh(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, ND
     found, weights = Diagnostics.of(log_w, weighted=True)
     if not np.isfinite(weights).all():
         raise ValueError(
-            f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior"
+            f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior, "
+            f"fit it for longer or from another start"
         )
     return z, log_w, weights, found
 
