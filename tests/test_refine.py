@@ -195,6 +195,14 @@ def test_potentials_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) 
     assert Potential(posterior.guide, posterior.log_joint, compile=True).speed == "traced"
 
 
+def test_networks_in_single_and_the_log_joint_in_double_precision() -> None:
+    guide = AutoFlow(model, functools.partial(flows.realnvp, layers=2, hidden_dims=(4,))).setup(torch.tensor(0.3))
+    density = LogJoint(model, (torch.tensor(0.3),), {}, guide.space, dtype=torch.float64)
+    found = Posterior(guide, density, History()).refine("neutra", num_draws=8, chains=2, warmup=4)
+    assert found.draws["x"].dtype == found.draws["double"].dtype == torch.float32
+    assert found.stats["lp"].dtype == np.float64
+
+
 def part(y: Tensor) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     with pyro.plate("row", len(y), subsample_size=2) as rows:

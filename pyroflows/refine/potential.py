@@ -32,6 +32,7 @@ class Potential:
         self.speed = "plain"
         self._density: Callable[[Tensor], Tensor] = self.log_density
         start = guide.get_posterior().base.sample()
+        self._dtype = start.dtype
         try:
             self._density = traced = TracedDensity(self.log_density, start, rows=1)
         except Untraceable:
@@ -50,7 +51,7 @@ class Potential:
 
     def __call__(self, state: dict[str, Tensor]) -> Tensor:
         """The potential energy, for Pyro's HMC and NUTS."""
-        return -self._density(state["x"])
+        return -self._density(state["x"].to(self._dtype))
 
 
 def _seconds(density: TracedDensity, x: Tensor) -> float:
