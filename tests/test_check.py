@@ -47,6 +47,11 @@ class WrongSign(Scale):
         return value, -ladj
 
 
+class Uncarried(Scale):
+    def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return *self._map(x, context, False), score
+
+
 class Disordered(Autoregressive):
     def __init__(self) -> None:
         super().__init__(2, Affine())
@@ -120,6 +125,7 @@ FAULTY = {
     "registration": Loose,
     "round_trip": OneWay,
     "log_det": WrongSign,
+    "carried_score": Uncarried,
     "triangular": Disordered,
     "shapes": Flat,
     "conditioning": Deaf,
