@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import pyro
@@ -11,22 +12,29 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .bases import MixtureBase
 from .flows import realnvp
-from .guides import AutoFlow, init_to_prior
+from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
+    Annealed,
     Gaussian,
     History,
     LogJoint,
+    Objective,
+    ReverseKL,
     SpeedUp,
     TracedDensity,
     Trainer,
     Untraceable,
     ascend,
+    balance,
     best_start,
-    log_weights,
+    find_modes,
+    mixture_at,
     polish,
     reason_to_stop,
     trend,
+    warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
 from .latents import LatentSpace
@@ -47,8 +55,10 @@ def fit(
     init_loc_fn: Callable = init_to_prior,
     init_scale: float | Tensor = 1.0,
     base: Any = None,
+    modes: int = 1,
     start: Start | None = best_start,
     full_rank: Start | None = polish,
+    objective: Objective | None = None,
     steps: int = 5000,
     num_particles: int = 64,
     lr: float = 3e-3,
@@ -70,12 +80,16 @@ def fit(
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
-            all of it. The next four arguments and ``flow`` are for new ones.
+            all of it. The next five arguments and ``flow`` are for new ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
+        modes: search the posterior for up to so many modes. Where there are several, the base becomes a mixture with a
+            component at each, which takes the place of the first two stages.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
         full_rank: the second stage, likewise.
+        objective: what the flow is trained for, see :mod:`pyroflows.infer.objectives`; None is the reverse KL. With
+            ``Annealed`` the first two stages see the density at its first ``beta``.
         steps: most steps of the flow.
         num_particles: draws behind each gradient.
         lr: learning rate of the flow.
@@ -105,7 +119,10 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
-    _check_options(precision, steps=steps, num_particles=num_particles)
+    _check_options(precision, steps=steps, num_particles=num_particles, modes=modes)
+    goal = objective or ReverseKL()
+    if isinstance(goal, Annealed) and (goal.beta != goal.first or 2 * goal.steps > steps):
+        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {goal}")
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
     if guide is not None:
@@ -117,18 +134,31 @@ def fit(
         torch.enable_grad(),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
+        fresh_start = guide is None and not extra and not density.minibatch
+        if modes > 1 and not (fresh_start and base is None and isinstance(own.transform[-1], LowerTriangular)):
+            raise ValueError(
+                "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
+                f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
+            )
         fast = density if extra else _traced(density, num_particles)
-        objective = partial(_objective, own, fast, num_particles)
-        if guide is None and not extra and not density.minibatch:
-            _start(own, fast, density.space, init_scale, (start, full_rank), bar)
+        easy = goal.tempered(fast) if isinstance(goal, Annealed) else fast
+        weights = partial(_weights, own, fast, num_particles, goal)
+        if fresh_start:
+            _start(own, easy, density.space, init_scale, modes, (start, full_rank), bar)
             _choose_precision(own, precision)
         elif isinstance(own.transform[-1], LowerTriangular):
-            history.bad_steps += ascend(own.transform[-1], objective, progress=partial(_show, bar, "full rank"))
+            history.bad_steps += ascend(own.transform[-1], weights, progress=partial(_show, bar, "full rank"))
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
-        _fit_flow(trainer, SpeedUp(trainer, objective, steps, compile, bar.set_postfix_str), reason, bar)
-    own.transform.to(own.space.start)
+        speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
+        _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, fast), bar)
+        own.transform.to(own.space.start)
+        if isinstance(own.base, MixtureBase):
+            own.base = own.base.to(own.space.start)
+        if fresh_start:
+            level = fmean(history.window(LOOK) or [math.nan])
+            warn_of_modes(own.get_posterior(), fast, _around(density.space, init_scale), level)
     return Posterior(own, density, history)
 
 
@@ -166,17 +196,27 @@ def _start(
     density: Density,
     space: LatentSpace,
     scale: float | Tensor,
+    modes: int,
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
 ) -> None:
-    """Finds a Gaussian in the stages that are wanted, and starts the guide there."""
-    loc = space.start
-    gaussian = Gaussian(loc, torch.diag_embed(torch.as_tensor(scale).to(loc).expand_as(loc)))
+    """Finds a Gaussian in the stages that are wanted, or several modes, and starts the guide there."""
+    gaussian = _around(space, scale)
+    found = find_modes(density, gaussian, paths=8 * modes)[:modes] if modes > 1 else []
+    if len(found) > 1:
+        gaussian, mixture = mixture_at(found)
+        guide.base, stages = mixture.to(guide.space.start), (None, None)
     for name, stage in zip(("start", "full rank"), stages, strict=True):
         if stage is not None and isinstance(guide.transform[-1], LowerTriangular):
             bar.set_postfix_str(f"{name} ...")
             gaussian = stage(density, gaussian)
     guide.start_at(gaussian.loc, gaussian.scale_tril)
+
+
+def _around(space: LatentSpace, scale: float | Tensor) -> Gaussian:
+    """A Gaussian with independent dimensions where the model starts."""
+    loc = space.start
+    return Gaussian(loc, torch.diag_embed(torch.as_tensor(scale).to(loc).expand_as(loc)))
 
 
 def _choose_precision(guide: AutoFlow, precision: str) -> None:
@@ -186,6 +226,8 @@ def _choose_precision(guide: AutoFlow, precision: str) -> None:
             part.float()
     elif precision == "double":
         guide.transform.double()
+        if isinstance(guide.base, MixtureBase):
+            guide.base = guide.base.to(torch.zeros((), dtype=torch.float64))
 
 
 def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
@@ -197,9 +239,9 @@ def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) ->
         raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
 
 
-def _objective(guide: AutoFlow, density: Density, num_particles: int) -> Tensor:
-    """Log weights, with the path gradient where the inverse that it may need is cheap."""
-    return log_weights(guide.get_posterior(), density, num_particles, path=guide.transform.fast == "both")
+def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
+    """Log weights of the guide as it stands, with the gradient of the objective."""
+    return objective(guide.get_posterior(), density, num_particles)
 
 
 def _model_parameters(density: LogJoint) -> list[Tensor]:
@@ -211,15 +253,27 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
     return list({id(p): p for p in found}.values())
 
 
-def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[History], str], bar: tqdm) -> None:
+def _fit_flow(
+    trainer: Trainer,
+    speed_up: SpeedUp,
+    objective: Objective,
+    reason_to_stop: Callable[[History], str],
+    balance: Callable[[], None],
+    bar: tqdm,
+) -> None:
     """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
     history, steps = trainer.history, speed_up.steps
+    annealing = isinstance(objective, Annealed)
     while trainer.done < steps and trainer.left > 0:
         speed_up.step()
         bar.update()
+        if annealing:
+            objective.advance()
+            annealing = not objective.done
         if trainer.done % LOOK == 0:
+            balance()
             bar.set_postfix_str(trend(history))
-            reason = reason_to_stop(history)
+            reason = "" if annealing else reason_to_stop(history)
             if reason and trainer.left == math.inf:
                 history.stopped = reason
                 trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
@@ -227,6 +281,14 @@ def _fit_flow(trainer: Trainer, speed_up: SpeedUp, reason_to_stop: Callable[[His
             history.stopped = "all steps were used"
             trainer.decay_over(steps - trainer.done)
     trainer.finish()
+    for _ in range(10):
+        balance()
+
+
+def _balance(guide: AutoFlow, density: Density) -> None:
+    """Moves mass between the components of the base, where it has some."""
+    if isinstance(guide.base, MixtureBase):
+        balance(guide.get_posterior(), density)
 
 
 def _show(bar: tqdm, stage: str, elbo: float) -> None:

@@ -47,9 +47,10 @@ class WrongSign(Scale):
         return value, -ladj
 
 
-class Uncarried(Scale):
+class WrongScore(Scale):
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return *self._map(x, context, False), score
+        value, ladj, _ = super()._map_and_score(x, context, score)
+        return value, ladj, score
 
 
 class Disordered(Autoregressive):
@@ -125,7 +126,7 @@ FAULTY = {
     "registration": Loose,
     "round_trip": OneWay,
     "log_det": WrongSign,
-    "carried_score": Uncarried,
+    "carried_score": WrongScore,
     "triangular": Disordered,
     "shapes": Flat,
     "conditioning": Deaf,

@@ -18,7 +18,7 @@ from pyroflows.distributions import FlowDistribution
 @pytest.mark.parametrize("structure", ["coupling", "autoregressive"])
 def test_defect_14_quadratic_splines_are_broken(structure: str, context_dim: int) -> None:
     flow = moved(flows.nsf(D, context_dim, structure=structure, layers=2))
-    assert {type(part.bijector) for part in list(flow)[:-1]} == {RQSpline}
+    assert {type(part.bijector) for part in flow if hasattr(part, "bijector")} == {RQSpline}
     assert flow(torch.randn(3, D), torch.randn(3, 2) if context_dim else None).shape == (3, D)
 
 

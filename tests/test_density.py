@@ -184,7 +184,7 @@ def test_base_space(moons: FlowDensity) -> None:
 def test_trajectory_plot(moons: FlowDensity) -> None:
     axes = moons.plot_trajectory(100).axes
     titles = [axis.get_title() for axis in axes if axis.get_title()]
-    assert titles == ["base", "after layer 1 of 3", "after layer 2 of 3", "after layer 3 of 3"]
+    assert titles == ["base", *(f"after layer {index} of 5" for index in range(1, 6))]
     assert axes[0].collections[0].get_offsets().shape == (100, 2)
 
 
@@ -235,7 +235,7 @@ WRONG = {
     "epochs": (lambda: Quick(epochs=0).fit(ROWS), "expected epochs >= 1, got 0"),
     "batch_size": (lambda: Quick(batch_size=0).fit(ROWS), "expected batch_size >= 1, got 0"),
     "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected lr > 0 .* got -1.0"),
-    "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "validation_fraction < 1, got 0.002 and 1.0"),
+    "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "validation_fraction < 1, got .* and 1.0"),
     "dtype": (lambda: Quick(dtype="int").fit(ROWS), "dtype='float32' or 'float64', got 'int'"),
     "kind": (lambda: FITTED.outlier_score(ROWS, kind="far"), "kind='likelihood' or 'typicality', got 'far'"),
     "temperature": (lambda: FITTED.sample(temperature=0), "expected a temperature above 0, got 0"),

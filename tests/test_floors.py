@@ -14,7 +14,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("nets", "numeric", "scale", "epochs"),
     ("bijectors",),
     ("transforms",),
-    ("flows", "distributions", "latents"),
+    ("bases", "flows", "distributions", "latents"),
     ("guides", "check", "priors"),
     ("encoders", "vae", "dequantise"),
     ("infer",),

@@ -89,7 +89,7 @@ def test_memory_does_not_grow_with_depth(make: Callable[..., Compose], context_d
         plain = make(4, context_dim, layers=layers, **SMALL)
         sizes[layers] = [saved_bytes(flow, x, *context) for flow in (plain, reversible(plain))]
     assert sizes[32][1] == sizes[4][1] == 4 * 64 * (4 + context_dim)  # the output and the context
-    assert sizes[32][0] > 6 * sizes[4][0]
+    assert sizes[32][0] > 4 * sizes[4][0]
 
 
 def test_the_context_of_a_part_carries_gradients() -> None:
@@ -141,7 +141,7 @@ def test_a_parameter_that_moved_before_the_backward_pass_is_an_error() -> None:
     (_, again), (x,) = pair(), inputs(0, 5)
     loss = weighted(again.call_and_ladj(x))
     with torch.no_grad():
-        again[0].net[0].bias.add_(1.0)
+        again[1].net[0].bias.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

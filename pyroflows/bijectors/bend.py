@@ -13,8 +13,8 @@ from .base import Bijector
 class Bend(Bijector):
     """``y = x + a (sqrt(1 + t^2) - 1)`` with ``t = x - center``: a smooth leaky ReLU with two slopes.
 
-    Far to the left the slope is ``1 - a``, far to the right ``1 + a``; a hyperbola joins them. The one parameter is
-    the strength, with ``a = soft_clip(strength, bound)``. Two bends in a row, left and right of the middle, give a
+    Far to the left the slope is ``1 - a``, far to the right ``1 + a``; a hyperbola joins them. The one parameter is the
+    strength, with ``a = soft_clip(strength, bound)``. Two bends in a row, left and right of the middle, give a
     dimension skewness, and tails lighter or heavier than the base's: what couplings, whose maps are straight lines in
     each dimension, express badly. The inverse is closed form.
 

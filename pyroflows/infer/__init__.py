@@ -2,12 +2,14 @@
 
 from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .flow_elbo import FlowELBO
 from .fused import fuse, lay_flat
 from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
-from .objectives import log_weights
+from .modes import balance, find_modes, missed_modes, mixture_at, warn_of_modes
+from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
 from .polish import ascend, polish
 from .speed import SpeedUp
@@ -18,29 +20,42 @@ from .traced import TracedDensity
 from .trainer import History, Trainer
 
 __all__ = [
+    "IWAE",
+    "Annealed",
     "Attempt",
+    "ChiSquared",
     "CompiledSVI",
     "CompiledTrace_ELBO",
+    "FlowELBO",
+    "ForwardKL",
     "Gaussian",
     "Graph",
     "History",
     "LogJoint",
+    "Objective",
+    "Renyi",
+    "ReverseKL",
     "SpeedUp",
     "TracedDensity",
     "Trainer",
     "Untraceable",
     "ascend",
+    "balance",
     "batch_and_match",
     "best_start",
     "capture",
     "elbo",
+    "find_modes",
     "fuse",
     "lay_flat",
     "log_joint",
     "log_weights",
+    "missed_modes",
+    "mixture_at",
     "pathfinder",
     "polish",
     "reason_to_stop",
     "score",
     "trend",
+    "warn_of_modes",
 ]
