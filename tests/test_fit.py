@@ -297,7 +297,7 @@ def test_a_model_with_numbers_of_its_own_runs_in_double_precision() -> None:
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
     x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
-    posterior = quick(regression, x, x[:, 1], steps=20, num_particles=8, start=None, full_rank=None)
+    posterior = quick(regression, x, x[:, 1], steps=20, num_particles=8)
     assert posterior.log_joint.dtype == torch.float64
     data = posterior.to_arviz(predictive=True, prior=10, log_likelihood=True)
     assert data.posterior["mean"].shape == data.log_likelihood["y"].shape == data.posterior_predictive["y"].shape
