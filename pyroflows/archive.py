@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .bases import MixtureBase
 from .guides import AutoFlow
 from .infer import History, LogJoint
 
@@ -21,8 +22,10 @@ def pack(guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int,
         "format": FORMAT,
         "sites": _sites(guide),
         "state": dict(guide.transform.state_dict()),
+        "base": _base(guide),
         "log_joint": None if log_joint.minibatch else _fingerprint(guide, log_joint),
         "history": asdict(history),
+        "dtype": log_joint.dtype,
         "num_draws": num_draws,
         "seed": seed,
     }
@@ -52,7 +55,10 @@ def unpack(found: dict[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tuple
         ValueError: if the latents, the flow, or model and data are not those of the file.
     """
     if found["sites"] != _sites(guide):
-        raise ValueError(f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}")
+        raise ValueError(
+            f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}: pass the model and the "
+            f"arguments that were fitted"
+        )
     own = guide.transform.state_dict()
     kinds = [{name: (tuple(t.shape), t.dtype) for name, t in state.items()} for state in (found["state"], own)]
     differing = sorted(name for name in kinds[0].keys() | kinds[1].keys() if kinds[0].get(name) != kinds[1].get(name))
@@ -63,6 +69,7 @@ def unpack(found: dict[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tuple
             f"pass guide=AutoFlow(model, flow=...) with the same flow, under the same default dtype"
         )
     guide.transform.load_state_dict(found["state"])
+    _set_base(guide, found["base"])
     saved = found["log_joint"]
     now = None if log_joint.minibatch else _fingerprint(guide, log_joint)
     if None not in (saved, now) and not torch.isclose(now, saved, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
@@ -75,6 +82,24 @@ def unpack(found: dict[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tuple
 
 def _sites(guide: AutoFlow) -> dict[str, list[int]]:
     return {site.name: list(site.shape) for site in guide.space.sites}
+
+
+def _base(guide: AutoFlow) -> list[Tensor] | Tensor:
+    """The numbers of a mixture, which ``fit`` finds; of another base only its log density at the origin."""
+    base = guide.get_base_dist()
+    if isinstance(base, MixtureBase):
+        return [base.logits, base.loc, base.scale_tril]
+    return base.log_prob(torch.zeros_like(guide.space.start)).double().cpu()
+
+
+def _set_base(guide: AutoFlow, saved: list[Tensor] | Tensor) -> None:
+    if isinstance(saved, list):
+        guide.base = MixtureBase(*saved).to(guide.space.start)
+    elif isinstance(own := _base(guide), list) or not torch.isclose(own, saved):
+        raise ValueError(
+            f"expected a guide with the saved base, got one with {guide.get_base_dist()}, whose density is another: "
+            f"pass guide=AutoFlow(model, base=...) with the same base"
+        )
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from . import plots, report
 from .draws import Draws
 from .fit import fit as default_fit
-from .latents import Model, latent_nodes
+from .latents import Model, is_minibatch, latent_nodes, trace_of
+from .numeric import check_counts
 from .posterior import Posterior
 from .replay import is_derived, unobserved
 
@@ -143,7 +144,7 @@ def calibrate(
         Yes, but Did It Work?: Evaluating Variational Inference. Yao, Vehtari, Simpson, Gelman, 2018.
         https://arxiv.org/abs/1802.02538
     """
-    _check_counts(num_simulations, draws)
+    check_counts("calibrate", {"num_simulations": LEAST}, num_simulations=num_simulations, draws=draws)
     simulate, fitted = _simulator(model, args, kwargs, observed), _Fits(fit, refine, warm_start)
     ranks = []
     for _ in tqdm(range(num_simulations), disable=not progress, unit="fit"):
@@ -194,24 +195,17 @@ class _Fits:
         return self.fit(model, *args, progress=False, **kwargs)
 
 
-def _check_counts(num_simulations: int, draws: int) -> None:
-    if not isinstance(num_simulations, int) or num_simulations < LEAST:
-        raise ValueError(f"calibrate expected {LEAST} simulations or more, got {num_simulations!r}")
-    if not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"calibrate expected draws to be a whole number from 1 on, got {draws!r}")
-
-
 def _simulator(model: Model, args: tuple, kwargs: dict, observed: Any) -> Callable[[], tuple[dict[str, Tensor], Call]]:
     """A function that draws latents from the prior, and returns them and the call that observes data made by them."""
     arguments = dict(observed) if isinstance(observed, Mapping) else {}
     without = _with_arguments(model, args, kwargs, dict.fromkeys(arguments.values())) if arguments else (args, kwargs)
-    trace = poutine.block(poutine.trace(model).get_trace)(*without[0], **without[1])
+    trace = trace_of(model, *without)
     sites = _observed(trace) if observed is None else [observed] if isinstance(observed, str) else list(observed)
     _check(trace, sites)
 
     @torch.no_grad()
     def simulate() -> tuple[dict[str, Tensor], Call]:
-        made = poutine.block(poutine.trace(unobserved(model, sites)).get_trace)(*without[0], **without[1])
+        made = trace_of(unobserved(model, sites), *without)
         data = {name: made.nodes[name]["value"] for name in sites}
         truth = {name: node["value"] for name, node in latent_nodes(made) if name not in data}
         if arguments:
@@ -244,8 +238,7 @@ def _check(trace: poutine.Trace, sites: list[str]) -> None:
     if missing or not sites:
         got = f"no site {missing[0]!r}" if missing else "none"
         raise ValueError(f"calibrate expected a model with observed sites, got {got}: name them by observed=")
-    frames = [frame for node in trace.nodes.values() for frame in node.get("cond_indep_stack") or ()]
-    if any(frame.full_size not in (None, frame.size) for frame in frames):
+    if any(map(is_minibatch, trace.nodes.values())):
         raise ValueError("calibrate expected a model of all its data, got one of a minibatch: drop subsample_size")
     learnt = [name for name, node in trace.nodes.items() if node["type"] == "param"]
     if learnt:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, one_hot, softplus
 
 from .distributions import FlowDistribution
+from .numeric import check_counts
 
 
 class Surjection(nn.Module):
@@ -25,7 +26,8 @@ class Surjection(nn.Module):
 
     def log_likelihood(self, density: FlowDistribution, x: Tensor, samples: int = 1) -> Tensor:
         """A lower bound of ``log P(x)`` of shape ``(...)``, in nats, nearer with more draws of the noise."""
-        drawn = [(density.log_prob(y) + ladj) for y, ladj in (self(x) for _ in range(samples))]
+        check_counts(type(self).__name__, {}, samples=samples)
+        drawn = [density.log_prob(y) + ladj for y, ladj in (self(x) for _ in range(samples))]
         return torch.stack(drawn).logsumexp(0) - math.log(samples)
 
     def _check(self, x: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import plots, report
 from .diagnostics import ChainDiagnostics, Diagnostics
 from .infer import LogJoint
+from .numeric import check_counts
 from .replay import Replay
 
 
@@ -122,8 +123,7 @@ class Draws(ABC):
 
     def _predictions(self, sites: list[str], predictive: bool, prior: int, log_likelihood: bool) -> dict[str, dict]:
         """The groups of ArviZ that take runs of the model."""
-        if not isinstance(prior, int) or prior < 0:
-            raise ValueError(f"expected prior to be a number of draws, 0 or more, got {prior!r}")
+        check_counts("to_arviz", {"prior": 0}, prior=prior)
         if (predictive or log_likelihood) and (self.log_joint.minibatch or not sites):
             raise ValueError(
                 "expected a model that observes all its data, to predict them or to score each, got "

@@ -112,7 +112,7 @@ class Epochs:
         if not finite:
             raise FloatingPointError(
                 f"expected finite losses and gradients, got none in epoch {len(self.log.train) + 1}: "
-                f"try a smaller lr, or float64"
+                f"try a smaller lr, or double precision"
             )
         return sum(finite) / len(finite)
 
@@ -127,9 +127,8 @@ class Epochs:
         self.steps += 1
         self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
         self.adam.step()
-        # The weight grows from 0, so that the average forgets where it started.
-        weight = 1 - min(self.average, self.steps / (self.steps + 10))
         with torch.no_grad():
+            weight = averaging_weight(self.average, self.steps)
             torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], weight)
         return value
 
@@ -214,6 +213,11 @@ class Batches:
         rows = len(self.tensors[0])
         for part in torch.randperm(rows).tensor_split(max(-(-rows // self.size), 1)):
             yield tuple(t[part.to(t.device)] for t in self.tensors)
+
+
+def averaging_weight(decay: float, steps: int) -> float:
+    """The weight of the newest iterate in a moving average, which falls from 1 so that the start is forgotten."""
+    return 1 - min(decay, steps / (steps + 10))
 
 
 def save(state: dict[str, Any], path: Path) -> None:

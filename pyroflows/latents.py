@@ -114,6 +114,16 @@ def latent_nodes(trace: poutine.Trace) -> Iterator[tuple[str, dict]]:
             yield name, node
 
 
+def trace_of(model: Model, args: tuple, kwargs: dict) -> poutine.Trace:
+    """A run of a model, unseen by the handlers around it."""
+    return poutine.block(poutine.trace(model).get_trace)(*args, **kwargs)
+
+
+def is_minibatch(node: dict) -> bool:
+    """Whether a site of a trace stands in a plate of which only some rows were chosen."""
+    return any(frame.full_size not in (None, frame.size) for frame in node.get("cond_indep_stack") or ())
+
+
 def check_model(model: Model, *args: object, **kwargs: object) -> None:
     """Runs a model and raises a clear error if a guide over all of its latents cannot be right.
 
@@ -122,7 +132,7 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
         ValueError: if there is no latent site, a latent stands inside a subsampled plate, a support or whether a
             site is sampled depends on other latents, or the log density is not finite at the start.
     """
-    trace = poutine.block(poutine.trace(model).get_trace)(*args, **kwargs)
+    trace = trace_of(model, args, kwargs)
     if not any(latent_nodes(trace)):
         raise ValueError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
@@ -152,7 +162,7 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
     space = LatentSpace.of(trace)
     values, _ = space.constrain(space.start + 0.1)
     with pyro.validation_enabled(False):  # the density may well be undefined there
-        moved = poutine.block(poutine.trace(poutine.condition(model, data=values)).get_trace)(*args, **kwargs)
+        moved = trace_of(poutine.condition(model, data=values), args, kwargs)
     fickle = [name for name, _ in latent_nodes(moved)] + [name for name in values if name not in moved.nodes]
     if fickle:
         raise ValueError(

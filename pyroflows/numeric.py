@@ -59,6 +59,14 @@ def is_symbolic(*tensors: Tensor) -> bool:
     return any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
 
 
+def check_counts(caller: str, least: dict[str, int], **counts: object) -> None:
+    """Raises a ValueError unless each count is a whole number that is not below its least, 1 where none is named."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < least.get(name, 1):
+            low = least.get(name, 1)
+            raise ValueError(f"{caller} expected {name} to be a whole number from {low} on, got {value!r}")
+
+
 @contextlib.contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Runs a block from its own seed and leaves the generators as they were; ``None`` changes nothing."""

@@ -145,8 +145,9 @@ class Posterior(Draws):
             ValueError: if the file is of something else, or of other latents, another flow, or other data.
         """
         guide = (AutoFlow(model) if guide is None else guide).setup(*args, **kwargs)
-        density = LogJoint(model, args, kwargs, guide.space)
-        return cls(guide, density, *archive.unpack(archive.read(path), guide, density))
+        found = archive.read(path)
+        density = LogJoint(model, args, kwargs, guide.space, dtype=found["dtype"])
+        return cls(guide, density, *archive.unpack(found, guide, density))
 
     def report(self, path: str | Path | None = None) -> str:
         """One page: the verdict, the table and how the fit went; written as HTML with pictures if given a path.

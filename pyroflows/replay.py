@@ -11,6 +11,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from .infer import LogJoint
+from .infer.log_joint import in_precision
 from .latents import Model
 
 # Rows that vmap runs at once: with many observations one likelihood a row and datum would fill the memory.
@@ -49,7 +50,8 @@ class Replay:
         """Values of the derived sites at vectors ``(S, D)``, of shape ``(S, *site.shape)``."""
         if not self.plates:
             return {}
-        return self._map(lambda trace: {name: trace.nodes[name]["value"] for name in self.plates}, z)
+        found = self._map(lambda trace: {name: trace.nodes[name]["value"] for name in self.plates}, z)
+        return in_precision(found, z.dtype)
 
     def log_likelihood(self, z: Tensor, sites: list[str]) -> dict[str, NDArray]:
         """Log density of each datum of observed sites at vectors ``(S, D)``, of shape ``(S, *batch_shape)``."""
@@ -70,6 +72,7 @@ class Replay:
         Raises:
             ValueError: if the prior of a site cannot be sampled.
         """
+        draws = in_precision(draws, self.log_joint.dtype)
         source = {"num_samples": draws} if isinstance(draws, int) else {"posterior_samples": draws}
         count = draws if isinstance(draws, int) else len(next(iter(draws.values())))
         model = unobserved(self.log_joint.model, [name for name in sites if name not in self.plates])
@@ -78,7 +81,9 @@ class Replay:
             try:
                 found = simulate(*self.log_joint.args, **self.log_joint.kwargs)
             except NotImplementedError as error:
-                raise ValueError(f"expected sites that can be sampled, got one that cannot: {error}") from error
+                raise ValueError(
+                    f"expected sites that can be sampled, got one that cannot ({error}): ask for no predictions"
+                ) from error
         return {name: found[name].reshape(count, *self._shapes[name]).cpu().numpy() for name in sites}
 
     def _map(self, read: Callable[[poutine.Trace], dict[str, Tensor]], z: Tensor) -> dict[str, Tensor]:
@@ -93,8 +98,7 @@ class Replay:
                 return {name: torch.stack([values[name] for values in found]) for name in found[0]}
 
     def _trace(self, row: Tensor) -> poutine.Trace:
-        model = poutine.condition(self.log_joint.model, data=self.log_joint.constrain(row))
-        return poutine.block(poutine.trace(model).get_trace)(*self.log_joint.args, **self.log_joint.kwargs)
+        return self.log_joint.trace(self.log_joint.constrain(row))
 
 
 def unobserved(model: Model, sites: Iterable[str]) -> Model:

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from .epochs import EpochLog, Epochs
-from .numeric import is_traced
+from .numeric import check_counts, is_traced
 
 # Rows that are decoded at a time.
 CHUNK = 10_000
@@ -82,6 +82,7 @@ class VAE(PyroModule):
         References:
             Importance Weighted Autoencoders. Burda, Grosse, Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
         """
+        check_counts("VAE", {}, samples=samples)
         _check(x, context)
         posterior, size = self.encoder(x), max(CHUNK // len(x), 1)
         sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)

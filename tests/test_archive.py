@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, Posterior, flows
+from pyroflows.bases import MixtureBase
 from pyroflows.infer import History, LogJoint
 
 Y = torch.tensor([1.0, 2.0, 4.0])
@@ -73,7 +74,7 @@ def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
 def test_the_file_holds_no_code(path: Path) -> None:
     made().save(path)
     found = torch.load(path, weights_only=True)
-    assert set(found) == {"format", "sites", "state", "log_joint", "history", "num_draws", "seed"}
+    assert set(found) == {"format", "sites", "state", "log_joint", "history", "dtype", "base", "num_draws", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,31 @@ def test_another_flow(path: Path, flow: object) -> None:
     made().save(path)
     with pytest.raises(ValueError, match=r"expected a guide made like the saved one, with .*pass guide=AutoFlow"):
         Posterior.load(path, model, Y, guide=AutoFlow(model, flow))
+
+
+def test_a_mixture_as_base_is_kept(path: Path) -> None:
+    guide = AutoFlow(model, FLOW).setup(Y)
+    guide.base = MixtureBase(
+        torch.tensor([0.0, 1.0]), torch.tensor([[-3.0, 0.0], [3.0, 0.0]]), torch.eye(2).repeat(2, 1, 1)
+    )
+    posterior = Posterior(guide, LogJoint(model, (Y,), {}, guide.space), History())
+    posterior.save(path)
+    back = Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW))
+    assert_close(back.log_weights, posterior.log_weights)
+
+
+def test_another_base(path: Path) -> None:
+    made().save(path)
+    heavy = AutoFlow(model, FLOW, base=lambda d: dist.StudentT(torch.full((d,), 4.0)).to_event(1))
+    with pytest.raises(ValueError, match=r"expected a guide with the saved base, got one with .*StudentT.*: pass"):
+        Posterior.load(path, model, Y, guide=heavy)
+
+
+def test_the_precision_of_the_log_joint_is_kept(path: Path) -> None:
+    guide = AutoFlow(model, FLOW).setup(Y)
+    density = LogJoint(model, (Y,), {}, guide.space, dtype=torch.float64)
+    Posterior(guide, density, History()).save(path)
+    assert Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW)).log_joint.dtype == torch.float64
 
 
 @pytest.mark.usefixtures("_float64")

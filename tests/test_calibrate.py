@@ -182,7 +182,7 @@ def part(y: Tensor) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (means, {"num_simulations": 10}, "expected 20 simulations or more, got 10"),
+        (means, {"num_simulations": 10}, "calibrate expected num_simulations to be a whole number from 20 on, got 10"),
         (means, {"draws": 0}, "expected draws to be a whole number from 1 on, got 0"),
         (means, {"observed": "z"}, "expected a model with observed sites, got no site 'z'"),
         (lambda y: means(), {}, "expected a model with observed sites, got none: name them by observed="),

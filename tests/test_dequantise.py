@@ -163,6 +163,11 @@ WRONG: dict[str, tuple[Callable, type, str]] = {
     ),
     "integer_categories": (lambda: Argmax(3)(torch.tensor([1])), TypeError, "Argmax expected .* got torch.int64: use"),
     "one_category": (lambda: Argmax(1), ValueError, "Argmax expected levels >= 2, got 1"),
+    "samples": (
+        lambda: Dequantiser(4).log_likelihood(FlowPrior(1)(), torch.tensor([1.0]), samples=0),
+        ValueError,
+        "expected samples to be a whole number from 1 on, got 0",
+    ),
     "integers": (lambda: Dequantiser(4)(torch.tensor([1])), TypeError, "floating-point tensor, got torch.int64: use"),
 }
 

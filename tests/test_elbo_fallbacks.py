@@ -124,7 +124,7 @@ def test_enumerated_site() -> None:
 
 
 def test_expected_positive_numbers() -> None:
-    with pytest.raises(ValueError, match="positive numbers, got num_particles=0"):
+    with pytest.raises(ValueError, match="expected num_particles to be a whole number from 1 on, got 0"):
         CompiledTrace_ELBO(0)
 
 

@@ -173,7 +173,7 @@ def test_too_many_bad_steps_are_an_error() -> None:
         pyro.factor("only here", torch.where(mu == 0.0, 0.0, math.nan))
 
     guide = AutoFlow(model, SMALL, init_loc_fn=init_to_value(values={"mu": torch.tensor(0.0)}))
-    with pytest.raises(FloatingPointError, match=r"got 50 bad steps of 50 .*: try a smaller lr or init_scale"):
+    with pytest.raises(FloatingPointError, match=r"got 50 bad steps of 50 .*: try a smaller lr, double precision"):
         fit(model, guide=guide, progress=False)
     assert all(p.isfinite().all() for p in guide.parameters())
 
@@ -293,3 +293,29 @@ def test_an_unsound_model_is_refused() -> None:
         fit(lambda: pyro.sample("k", dist.Poisson(1.0)), progress=False)
     with pytest.raises(ValueError, match="expected a model with latent sites"):
         fit(lambda: None, progress=False)
+
+
+def test_a_model_with_numbers_of_its_own_runs_in_double_precision() -> None:
+    def regression(x: Tensor, y: Tensor) -> None:
+        slopes = pyro.sample("slopes", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        mean = pyro.deterministic("mean", x @ torch.eye(2) @ slopes)
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    posterior = quick(regression, x, x[:, 1], steps=20, num_particles=8)
+    assert posterior.log_joint.dtype == torch.float64
+    data = posterior.to_arviz(predictive=True, prior=10, log_likelihood=True)
+    assert data.posterior["mean"].shape == data.log_likelihood["y"].shape == data.posterior_predictive["y"].shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "half"}, "expected precision='mixed', 'single' or 'double', got 'half'"),
+        ({"steps": 0}, "expected steps to be a whole number from 1 on, got 0"),
+    ],
+)
+def test_options_out_of_range(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(normal, Y, **options)

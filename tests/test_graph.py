@@ -1,7 +1,8 @@
 """graph.capture: replays equal the function, what closes over stays live, and what would be wrong is refused."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyro
 import pytest
@@ -104,6 +105,26 @@ def test_dead_code_is_removed() -> None:
         return weight.sum()
 
     assert "log" not in capture(function).module.code
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_numbers_made_inside_keep_their_precision() -> None:
+    matrix = torch.ones(2, 2, dtype=torch.float64)
+    with double():
+        graph = capture(lambda: (matrix @ torch.eye(2) + torch.zeros(2)).sum(), verify=False)
+    assert graph()[0].dtype == torch.float64
+
+
+def test_a_replay_that_fails_is_refused() -> None:
+    whole = torch.arange(4).view(2, 2)
+    with pytest.raises(Untraceable, match="same dtype"):
+        capture(double()(lambda: (torch.ones(2, 2) @ (whole / 2)).sum()))
 
 
 def branch(weight: Tensor) -> Tensor:

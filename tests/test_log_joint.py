@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import log_joint
+from pyroflows.infer import LogJoint
 
 Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
 
@@ -234,3 +235,15 @@ def test_global_state_is_left_alone() -> None:
         density(torch.zeros(3, density.size))
         assert torch.distributions.Distribution._validate_args
     assert len(outer.trace.nodes) == 0
+
+
+def test_double_precision_for_code_that_names_none() -> None:
+    def regression(x: Tensor, y: Tensor) -> None:
+        slopes = pyro.sample("slopes", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x @ torch.eye(2) @ slopes, 1.0).to_event(1), obs=y)
+
+    density = LogJoint(regression, (torch.ones(3, 2), torch.ones(3)), {}, dtype=torch.float64)
+    nodes = density.trace({"slopes": torch.ones(2, dtype=torch.float64)}).nodes
+    assert nodes["y"]["fn"].base_dist.loc.dtype == torch.float64
+    assert poutine.trace(density.model).get_trace(*density.args).nodes["slopes"]["value"].dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32

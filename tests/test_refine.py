@@ -12,7 +12,7 @@ from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
 from pyroflows import AutoFlow, Posterior, Refined, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.infer import Graph, History, LogJoint
 from pyroflows.refine import METHODS, potential
 from pyroflows.refine.chains import walk
 from pyroflows.refine.potential import Potential
@@ -156,7 +156,7 @@ def test_the_potential_is_minus_the_density_in_base_space(speed: str, monkeypatc
         raise potential.Untraceable("no")
 
     if speed == "plain":
-        monkeypatch.setattr(potential, "capture", refuse)
+        monkeypatch.setattr(potential, "TracedDensity", refuse)
     posterior = off()
     found = Potential(posterior.guide, posterior.log_joint)
     assert found.speed == speed
@@ -181,7 +181,7 @@ def test_a_compiled_potential_is_the_same() -> None:
 
 def test_potentials_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(potential.Graph, "compile", lambda graph, inputs: compiled.append(graph))
+    monkeypatch.setattr(Graph, "compile", lambda graph, inputs: compiled.append(graph))
     posterior = off()
     assert Potential(posterior.guide, posterior.log_joint, calls=10).speed == "traced"
     assert not compiled
@@ -191,8 +191,16 @@ def test_potentials_are_compiled_where_it_pays(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(potential.Graph, "compile", fail)
+    monkeypatch.setattr(Graph, "compile", fail)
     assert Potential(posterior.guide, posterior.log_joint, compile=True).speed == "traced"
+
+
+def test_networks_in_single_and_the_log_joint_in_double_precision() -> None:
+    guide = AutoFlow(model, functools.partial(flows.realnvp, layers=2, hidden_dims=(4,))).setup(torch.tensor(0.3))
+    density = LogJoint(model, (torch.tensor(0.3),), {}, guide.space, dtype=torch.float64)
+    found = Posterior(guide, density, History()).refine("neutra", num_draws=8, chains=2, warmup=4)
+    assert found.draws["x"].dtype == found.draws["double"].dtype == torch.float32
+    assert found.stats["lp"].dtype == np.float64
 
 
 def part(y: Tensor) -> None:

@@ -143,7 +143,7 @@ def improper() -> None:
         (part, (Y,), {"predictive": True}, "expected a model that observes all its data, .* got one of a minibatch"),
         (part, (Y,), {"log_likelihood": True}, "expected a model that observes all its data"),
         (blind, (), {"predictive": True}, "expected a model that observes .* got one without observed sites"),
-        (blind, (), {"prior": -1}, "expected prior to be a number of draws, 0 or more, got -1"),
+        (blind, (), {"prior": -1}, "to_arviz expected prior to be a whole number from 0 on, got -1"),
         (improper, (), {"prior": 3}, "expected sites that can be sampled, got one that cannot"),
         (blind, (), {"dims": {"z": ["one"]}}, r"expected dims by site, one of \[.*'x'\], got 'z'"),
         (blind, (), {"dims": {"x": ["one"]}}, r"expected 0 names of dimensions for 'x', got \['one'\]"),

@@ -229,6 +229,7 @@ WRONG = {
     "more_context": (lambda: CLASSES.fit([(bits(3), torch.ones(4, 2))], 1, **quiet), "3 rows of context, .* got 4"),
     "no_context": (lambda: CLASSES.elbo(bits(3)), r"expected a context of shape \(..., 2\), got none"),
     "context": (lambda: NARROW.generate(2, context=torch.eye(2)), "NormalPrior expected no context, got one"),
+    "samples": (lambda: NARROW.log_likelihood(bits(3), 0), "expected samples to be a whole number from 1 on, got 0"),
     "temperature": (lambda: NARROW.generate(2, temperature=-1.0), "expected a temperature above 0, got -1.0"),
 }
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import constraints, transform_to
 
+from ..numeric import check_counts
 from .graph import Graph, capture
 from .guard import Untraceable
 from .particles import Particles
@@ -74,8 +75,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
         mode: str | None = None,
         cache_size: int = 8,
     ) -> None:
-        if num_particles < 1 or cache_size < 1:
-            raise ValueError(f"expected positive numbers, got {num_particles=}, {cache_size=}")
+        check_counts("CompiledTrace_ELBO", {}, num_particles=num_particles, cache_size=cache_size)
         super().__init__(num_particles=num_particles)
         self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
         self._forget()

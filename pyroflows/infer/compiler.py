@@ -2,12 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
 TRUST = {"cpp.vec_isa_ok": True}
@@ -30,7 +29,10 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
     with warnings.catch_warnings():
         # Inductor's imports announce deprecations of torch's own.
         warnings.simplefilter("ignore")
+        # They are slow to import, SymPy with them, and few programs compile.
         from torch import _inductor
+        from torch._subclasses import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         options = _inductor.list_mode_options(mode) if mode else {}
         # Inductor's cache on disk is used only where a context says that no shape is symbolic.
@@ -47,7 +49,7 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
 
 
-def _compile(module: fx.GraphModule, examples: list[Tensor], fake: FakeTensorMode, options: dict) -> Callable:
+def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options: dict) -> Callable:
     from torch import _inductor
 
     with tracing(TracingContext(fake)):

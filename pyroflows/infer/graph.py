@@ -127,13 +127,13 @@ def capture(
     with tracing():
         try:
             module = make_fx(tracer, tracing_mode="real")(*_fresh(inputs))
+            graph = Graph(*_lift(module, tracer.leaves), tracer.spec, tracer.used)
+            if verify:
+                _verify(graph, tracer, inputs)
         except Untraceable:
             raise
         except Exception as error:
             raise Untraceable(reason(error)) from error
-    graph = Graph(*_lift(module, tracer.leaves), tracer.spec, tracer.used)
-    if verify:
-        _verify(graph, tracer, inputs)
     return graph
 
 
@@ -191,9 +191,18 @@ def _lift(module: fx.GraphModule, leaves: list[Tensor]) -> tuple[fx.GraphModule,
         for node in nodes:
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
+    _pin_dtypes(graph)
     _simplify(graph)
     # A new module keeps only the constants that are still used.
     return fx.GraphModule(module, graph), leaves, list(closed.values())
+
+
+def _pin_dtypes(graph: fx.Graph) -> None:
+    """Names the dtype of tensors made from nothing: the default may be another one at a replay."""
+    for node in graph.nodes:
+        made = node.op == "call_function" and not node.all_input_nodes and "tensor_meta" in node.meta
+        if made and any(argument.name == "dtype" for argument in node.target._schema.arguments):
+            node.update_kwarg("dtype", node.meta["tensor_meta"].dtype)
 
 
 def _simplify(graph: fx.Graph) -> None:
@@ -210,9 +219,8 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
     results = []
     tracer.given = graph.parameters
     for run in (tracer, lambda *given: graph.module(*graph.parameters, *graph.closed, *given)):
-        with tracing():
-            torch.manual_seed(1)
-            results.append(run(*_fresh(inputs)))
+        torch.manual_seed(1)
+        results.append(run(*_fresh(inputs)))
     for expected, got in zip(*results, strict=True):
         if not torch.allclose(expected, got, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             raise Untraceable(

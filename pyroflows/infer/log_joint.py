@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -12,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..latents import LatentSpace, Model, check_model, plates_of
+from ..latents import LatentSpace, Model, check_model, is_minibatch, plates_of, trace_of
 from .guard import Untraceable
 
 
@@ -46,8 +47,8 @@ class LogJoint:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.model, self.dtype = model, dtype
-        self.args, self.kwargs = (args, kwargs) if dtype is None else _converted((args, kwargs), dtype)
+        self.dtype, self.model = dtype, model if dtype is None else partial(_run_in, dtype, model)
+        self.args, self.kwargs = in_precision((args, kwargs), dtype)
         if space is None:
             with _default_dtype(dtype):
                 check_model(model, *self.args, **self.kwargs)
@@ -62,7 +63,7 @@ class LogJoint:
         self._one_by_one = False
 
     def _latents(self) -> LatentSpace:
-        return LatentSpace.of(poutine.block(poutine.trace(self.model).get_trace)(*self.args, **self.kwargs))
+        return LatentSpace.of(trace_of(self.model, self.args, self.kwargs))
 
     @property
     def size(self) -> int:
@@ -73,7 +74,7 @@ class LogJoint:
         """Maps ``(..., D)`` to ``(...)``; differentiable."""
         if z.shape[-1:] != (self.size,):
             raise ValueError(f"expected vectors of size {self.size}, got shape {tuple(z.shape)}")
-        rows = z.reshape(-1, self.size)
+        rows = in_precision(z.reshape(-1, self.size), self.dtype)
         with self._settings():
             return self._rows(rows).reshape(z.shape[:-1])
 
@@ -85,15 +86,20 @@ class LogJoint:
         """The vectors of shape ``(..., D)`` for values by name."""
         return self.space.unconstrain(values)[0]
 
+    def trace(self, values: dict[str, Tensor]) -> poutine.Trace:
+        """A run of the model with the latents at values by name."""
+        data = in_precision(values, self.dtype)
+        return trace_of(poutine.condition(self.model, data=data), self.args, self.kwargs)
+
     @torch.no_grad()
     def observed(self) -> dict[str, tuple[NDArray, tuple[str | None, ...]]]:
         """Observed values by site, each with the plates of its batch dimensions; minibatches are left out."""
         found = {}
         with self._settings():
-            trace = self._trace(self.constrain(self.space.start))
+            trace = self.trace(self.constrain(self.space.start))
         for name, node in trace.nodes.items():
             latent = name in self._names or not node.get("is_observed") or node["infer"].get("_deterministic")
-            if latent or any(f.full_size not in (None, f.size) for f in node["cond_indep_stack"]):
+            if latent or is_minibatch(node):
                 continue
             if isinstance(node["value"], Tensor) and node["value"].numel():
                 found[name] = node["value"].cpu().numpy(), plates_of(node)
@@ -102,9 +108,7 @@ class LogJoint:
     def _subsampled(self) -> bool:
         """Whether each call sees a random part of the data."""
         with torch.no_grad(), self._settings():
-            trace = self._trace(self.constrain(self.space.start))
-        frames = (f for node in trace.nodes.values() for f in node.get("cond_indep_stack") or ())
-        return any(f.full_size not in (None, f.size) for f in frames)
+            return any(map(is_minibatch, self.trace(self.constrain(self.space.start)).nodes.values()))
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
@@ -131,14 +135,10 @@ class LogJoint:
 
     def _single(self, z: Tensor) -> Tensor:
         values, ladj = self.space.constrain(z)
-        trace = self._trace(values)
+        trace = self.trace(values)
         trace.compute_log_prob()
         sites = (node["log_prob_sum"] for node in trace.nodes.values() if node["type"] == "sample")
         return ladj + sum(sites)
-
-    def _trace(self, values: dict[str, Tensor]) -> poutine.Trace:
-        model = poutine.condition(self.model, data=values)
-        return poutine.block(poutine.trace(model).get_trace)(*self.args, **self.kwargs)
 
 
 def log_joint(model: Model, *args: object, **kwargs: object) -> LogJoint:
@@ -175,6 +175,13 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(usual)
 
 
-def _converted(values: Any, dtype: torch.dtype) -> Any:
-    """The structure with its floating tensors in another precision."""
+def _run_in(dtype: torch.dtype, model: Model, *args: object, **kwargs: object) -> Any:
+    with _default_dtype(dtype):
+        return model(*args, **kwargs)
+
+
+def in_precision(values: Any, dtype: torch.dtype | None) -> Any:
+    """The structure with its floating tensors in another precision; None leaves it."""
+    if dtype is None:
+        return values
     return pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, values)

@@ -22,6 +22,7 @@ class TracedDensity:
 
     Raises:
         Untraceable: if a replay would not be right, see :func:`capture`.
+        ValueError: when called with vectors of another size.
 
     Example:
         >>> density = TracedDensity(lambda z: -z.square().sum(-1), torch.zeros(3))
@@ -37,7 +38,8 @@ class TracedDensity:
             return values.sum(), values
 
         z = example.detach().expand(rows, -1).clone().requires_grad_()
-        self.rows, self.graph = rows, capture(total, [z], parameters=[], has_aux=True)
+        self.size, self.rows = len(example), rows
+        self.graph = capture(total, [z], parameters=[], has_aux=True)
         self.graph(z)  # made ready, which cannot be done while another graph is traced
 
     def __call__(self, z: Tensor) -> Tensor:
@@ -46,7 +48,9 @@ class TracedDensity:
 
     def value_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The values ``(...)`` and the gradients ``(..., D)`` at ``z`` of shape ``(..., D)``."""
-        flat = z.detach().reshape(-1, z.shape[-1])
+        if z.shape[-1:] != (self.size,):
+            raise ValueError(f"TracedDensity expected vectors of size {self.size}, got shape {tuple(z.shape)}")
+        flat = z.detach().reshape(-1, self.size)
         pieces = [_replay(self.graph, part, self.rows) for part in flat.split(self.rows)]
         values, scores = (torch.cat(part) for part in zip(*pieces, strict=True))
         return values.view(z.shape[:-1]), scores.view(z.shape)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..epochs import averaging_weight
 from .adam import Adam
 from .fused import fuse, lay_flat
 from .graph import capture
@@ -185,8 +186,7 @@ class Trainer:
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], self._weight())
 
     def _weight(self) -> float:
-        # It grows from 0, so that the average forgets where it started.
-        return 1 - min(self.average, self.done / (self.done + 10))
+        return averaging_weight(self.average, self.done)
 
     def _drop(self, value: float) -> None:
         self.history.elbo.append(math.nan)
@@ -197,8 +197,8 @@ class Trainer:
         if self._bad_run >= BAD_IN_A_ROW or self._bad > max(BAD_IN_A_ROW, BAD_SHARE * self.done):
             raise FloatingPointError(
                 f"expected finite ELBO and gradients, got {self._bad} bad steps of {self.done} (the last "
-                f"ELBO was {value}): try a smaller lr or init_scale, float64 (torch.set_default_dtype), or look for a "
-                f"log density that is infinite or NaN where the prior is not"
+                f"ELBO was {value}): try a smaller lr, double precision, or look for a log density that is infinite or "
+                f"NaN where the prior is not"
             )
 
 

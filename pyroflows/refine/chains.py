@@ -11,10 +11,11 @@ from torch import Tensor
 from ..diagnostics import ChainDiagnostics
 from ..guides import AutoFlow
 from ..infer import LogJoint
+from ..numeric import check_counts
 from ..replay import Replay
 from ..report import labelled
 from .potential import Potential
-from .refined import Refined, check_counts, propose
+from .refined import Refined, propose
 
 # r-hat splits each chain in two, and the tails of a chain need a few draws.
 LEAST = {"num_draws": 8, "chains": 1, "warmup": 0}
@@ -41,7 +42,7 @@ def imh(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 1000, chains: 
         Markov Chains for Exploring Posterior Distributions. Tierney, 1994, section 2.3.3.
         https://doi.org/10.1214/aos/1176325750
     """
-    check_counts(LEAST, num_draws=num_draws, chains=chains, warmup=warmup)
+    check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup)
     steps = warmup + num_draws
     z, log_w = propose(guide, log_joint, steps * chains)
     log_w = np.where(np.isnan(log_w), -np.inf, log_w).reshape(steps, chains)
@@ -49,7 +50,7 @@ def imh(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 1000, chains: 
     index = torch.as_tensor(path[warmup:].T * chains + np.arange(chains)[:, None], device=z.device)
     weights = np.take_along_axis(log_w, path, 0)
     stats = {"accepted": accepted[warmup:].T, "log_weight": weights[warmup:].T}
-    return _refined("imh", log_joint, z[index], stats, float(stats["accepted"].mean()))
+    return _refined("imh", log_joint, z[index], stats, stats["accepted"].mean())
 
 
 def walk(log_weights: NDArray, log_uniform: NDArray) -> tuple[NDArray, NDArray]:
@@ -84,7 +85,7 @@ def neutra(
 ) -> Refined:
     """Pyro's NUTS in the base space of the flow, where the posterior is nearly the base; exact in the limit.
 
-    Each chain starts at a draw of the base. Chains run one after another; the gradient is traced once.
+    Chains start at draws of the base and run one after another, in the precision of the log joint.
 
     Args:
         guide: maps the base space to the latents.
@@ -105,20 +106,20 @@ def neutra(
         NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport. Hoffman et al., 2019.
         https://arxiv.org/abs/1903.03704
     """
-    check_counts(LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
+    check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
     if not 0 < target_accept < 1:
         raise ValueError(f"refine expected target_accept between 0 and 1, got {target_accept}")
     potential = Potential(guide, log_joint, GRADIENTS * chains * (warmup + num_draws), compile)
     options = {"adapt_mass_matrix": adapt_mass, "target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     starts = guide.get_posterior().base.sample((chains,))
-    found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in starts]
-    x = torch.stack([draws for draws, _ in found])
+    precise = starts.to(log_joint.space.start)  # as Pyro's mass matrix
+    found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in precise]
+    x = torch.stack([draws for draws, _ in found]).to(starts)
     stats = {name: np.stack([chain[name] for _, chain in found]) for name in found[0][1]}
     with torch.no_grad():
         z = guide.transform(x)
         stats["lp"] = log_joint(z).cpu().numpy()
-    acceptance, divergences = float(stats["acceptance_rate"].mean()), int(stats["diverging"].sum())
-    return _refined("neutra", log_joint, z, stats, acceptance, divergences)
+    return _refined("neutra", log_joint, z, stats, stats["acceptance_rate"].mean(), stats["diverging"].sum())
 
 
 def _run(kernel: NUTS, start: Tensor, num_draws: int, warmup: int, progress: bool) -> tuple[Tensor, dict[str, NDArray]]:
@@ -144,4 +145,4 @@ def _refined(
     values = {**log_joint.constrain(rows), **Replay(log_joint).derived(rows)}
     flat = labelled({name: value.cpu().numpy() for name, value in values.items()})
     scalars = {label: scalar.reshape(z.shape[:2]) for label, scalar in flat}
-    return Refined(method, log_joint, z, ChainDiagnostics.of(scalars, acceptance, divergences), stats)
+    return Refined(method, log_joint, z, ChainDiagnostics.of(scalars, float(acceptance), int(divergences)), stats)

@@ -1,13 +1,13 @@
 """The log joint in the base space of a flow as a potential energy whose gradient costs no Python."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 
-import torch
 from torch import Tensor
 
 from ..guides import AutoFlow
-from ..infer import Graph, LogJoint, Untraceable, capture
+from ..infer import LogJoint, TracedDensity, Untraceable
 
 # Compiling takes some 15 to 40 seconds, and makes a gradient about ten times as fast.
 COMPILE_FROM = 30.0
@@ -30,48 +30,32 @@ class Potential:
         self.guide, self.log_joint = guide, log_joint
         #: How gradients are taken: ``"plain"``, ``"traced"`` or ``"compiled"``.
         self.speed = "plain"
-        start = guide.get_posterior().base.sample().requires_grad_()
+        self._density: Callable[[Tensor], Tensor] = self.log_density
+        start = guide.get_posterior().base.sample()
+        self._dtype = start.dtype
         try:
-            self.graph: Graph | None = capture(self.energy, [start], parameters=[])
+            self._density = traced = TracedDensity(self.log_density, start, rows=1)
         except Untraceable:
-            self.graph = None
             return
         self.speed = "traced"
-        if compile or (compile is None and calls * self._seconds(start) > COMPILE_FROM):
-            self._compile(start)
+        if compile or (compile is None and calls * _seconds(traced, start) > COMPILE_FROM):
+            # Compilers fail in many ways, for one where none is installed; a replay is as right.
+            with suppress(Exception):
+                traced.graph.compile([start[None]])
+                self.speed = "compiled"
 
-    def _seconds(self, start: Tensor) -> float:
-        begin = time.perf_counter()
-        for _ in range(10):
-            self.graph(start)
-        return (time.perf_counter() - begin) / 10
-
-    def _compile(self, start: Tensor) -> None:
-        try:
-            self.graph.compile([start])
-        except Exception:  # compilers fail in many ways, for one where none is installed; a replay is as right
-            return
-        self.speed = "compiled"
-
-    def energy(self, x: Tensor) -> Tensor:
-        """The potential energy at ``x`` of shape ``(D,)``, run through the flow and the model."""
+    def log_density(self, x: Tensor) -> Tensor:
+        """The log joint at base vectors ``(..., D)`` with what the flow does to volume, ``(...)`` in nats."""
         z, ladj = self.guide.transform.call_and_ladj(x)
-        return -(self.log_joint(z) + ladj)
+        return self.log_joint(z) + ladj
 
     def __call__(self, state: dict[str, Tensor]) -> Tensor:
-        """The same for Pyro's HMC and NUTS."""
-        return self.energy(state["x"]) if self.graph is None else _Replayed.apply(state["x"], self.graph)
+        """The potential energy, for Pyro's HMC and NUTS."""
+        return -self._density(state["x"].to(self._dtype))
 
 
-class _Replayed(torch.autograd.Function):
-    """The energy by a graph that gives its gradient in the same run."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, graph: Graph) -> Tensor:
-        energy, (gradient,) = graph(x)
-        ctx.save_for_backward(gradient)
-        return energy
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        return slope * ctx.saved_tensors[0], None
+def _seconds(density: TracedDensity, x: Tensor) -> float:
+    begin = time.perf_counter()
+    for _ in range(10):
+        density.value_and_score(x)
+    return (time.perf_counter() - begin) / 10

@@ -81,10 +81,3 @@ def propose(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, N
         found.append(z)
         weights.append(log_joint(z) - log_q)
     return torch.cat(found), torch.cat(weights).double().cpu().numpy()
-
-
-def check_counts(least: dict[str, int], **counts: object) -> None:
-    """Raises unless each count is a whole number that is not below the least."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < least.get(name, 1):
-            raise ValueError(f"refine expected {name} to be a whole number from {least.get(name, 1)} on, got {value!r}")

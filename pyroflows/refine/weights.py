@@ -8,7 +8,8 @@ from torch import Tensor
 from ..diagnostics import Diagnostics
 from ..guides import AutoFlow
 from ..infer import LogJoint
-from .refined import Refined, check_counts, propose
+from ..numeric import check_counts
+from .refined import Refined, propose
 
 # Fewer draws leave no tail for PSIS to be fitted to.
 LEAST = 100
@@ -29,7 +30,7 @@ def importance(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000) -
         Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
         https://arxiv.org/abs/1507.02646
     """
-    check_counts({"num_draws": LEAST}, num_draws=num_draws)
+    check_counts("refine", {"num_draws": LEAST}, num_draws=num_draws)
     z, log_w, weights, found = _weigh(guide, log_joint, num_draws)
     return Refined("importance", log_joint, z[None], found, weight_stats(log_w, weights, found.khat), weights)
 
@@ -55,7 +56,7 @@ def resample(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000, poo
         https://doi.org/10.1049/ip-rsn:19990255
     """
     pool = max(5 * num_draws, LEAST) if pool is None and isinstance(num_draws, int) else pool
-    check_counts({"pool": LEAST}, num_draws=num_draws, pool=pool)
+    check_counts("refine", {"pool": LEAST}, num_draws=num_draws, pool=pool)
     z, _, weights, found = _weigh(guide, log_joint, pool)
     picked = systematic(weights, num_draws, float(torch.rand(())))
     stats = {"proposal": picked[None]}
@@ -68,7 +69,8 @@ def _weigh(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, ND
     found, weights = Diagnostics.of(log_w, weighted=True)
     if not np.isfinite(weights).all():
         raise ValueError(
-            f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior"
+            f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior, "
+            f"fit it for longer or from another start"
         )
     return z, log_w, weights, found
 

@@ -147,7 +147,8 @@ class FlowTransform(TransformModule, ConditionalTransform):
 
     def _run(self, z: Tensor, context: Tensor | None, inverse: bool, keep: bool = False) -> tuple[Tensor, Tensor]:
         """Checks, then recalls or maps. ``keep`` remembers the call for an inverse or a ladj asked next."""
-        self._check_input(z)
+        last = "the last dimension is the vector, all before it are batch"
+        _check_vectors(self._name, "an input", "numbers", self.input_dim, z, last)
         self._check_context(context)
         out = self._memo.recall(self, context, inverse, z)
         if out is None:
@@ -157,15 +158,6 @@ class FlowTransform(TransformModule, ConditionalTransform):
         elif not keep:
             self._memo.clear()
         return out
-
-    def _check_input(self, z: Tensor) -> None:
-        _check_floating(self._name, "an input", z)
-        if z.dim() == 0 or z.shape[-1] != self.input_dim:
-            raise ValueError(
-                f"{self._name} expected an input of shape (..., {self.input_dim}), got {tuple(z.shape)}: "
-                f"the last dimension is the vector, all before it are batch"
-            )
-        _check_numbers(self._name, "numbers", z)
 
     def _check_context(self, context: Tensor | None) -> None:
         if context is None:
@@ -177,13 +169,8 @@ class FlowTransform(TransformModule, ConditionalTransform):
             return
         if not self.context_dim:
             raise ValueError(f"{self._name} expected no context, got one: build it with context_dim > 0")
-        _check_floating(self._name, "a context", context)
-        if context.dim() == 0 or context.shape[-1] != self.context_dim:
-            raise ValueError(
-                f"{self._name} expected a context of shape (..., {self.context_dim}), got {tuple(context.shape)}: "
-                f"its last dimension is the context_dim that the transform was made with"
-            )
-        _check_numbers(self._name, "numbers as context", context)
+        last = "its last dimension is the context_dim that the transform was made with"
+        _check_vectors(self._name, "a context", "numbers as context", self.context_dim, context, last)
 
 
 class Inverse(FlowTransform):
@@ -236,15 +223,15 @@ class Conditioned(FlowTransform):
         return self.transform._map_and_score(x, self.context, score)
 
 
-def _check_floating(name: str, what: str, value: Tensor) -> None:
+def _check_vectors(name: str, what: str, numbers: str, size: int, value: Tensor, last: str) -> None:
+    """Raises unless the value holds vectors of a size, of floating point and without NaN; ``last`` is the remedy."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} expected {what} that is a floating-point tensor, got {got}: convert it first")
-
-
-def _check_numbers(name: str, what: str, value: Tensor) -> None:
+    if value.shape[-1:] != (size,):
+        raise ValueError(f"{name} expected {what} of shape (..., {size}), got {tuple(value.shape)}: {last}")
     if Distribution._validate_args and not is_traced(value) and value.device.type != "meta" and value.isnan().any():
         raise ValueError(
-            f"{name} expected {what}, got NaN in {int(value.isnan().sum())} of {value.numel()} places: "
+            f"{name} expected {numbers}, got NaN in {int(value.isnan().sum())} of {value.numel()} places: "
             f"drop or impute them, or look for the step that made them"
         )
