@@ -38,7 +38,8 @@ from .infer import (
     warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
-from .latents import LatentSpace
+from .latents import LatentSpace, trace_of
+from .numeric import check_counts
 from .posterior import Posterior
 from .transforms import FlowTransform, LowerTriangular
 
@@ -167,9 +168,7 @@ def fit(
 
 
 def _check_options(precision: str, **counts: object) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"fit expected {name} to be a whole number from 1 on, got {value!r}")
+    check_counts("fit", {}, **counts)
     if precision not in ("mixed", "single", "double"):
         raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
 
@@ -237,7 +236,7 @@ def _choose_precision(guide: AutoFlow, precision: str) -> None:
 def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
     """Raises unless the guide was set up for the latents of this model."""
     with pyro.validation_enabled(False):  # only names and shapes matter here
-        space = LatentSpace.of(poutine.block(poutine.trace(model).get_trace)(*args, **kwargs))
+        space = LatentSpace.of(trace_of(model, args, kwargs))
     own, wanted = ({s.name: tuple(s.shape) for s in found.sites} for found in (guide.space, space))
     if own != wanted:
         raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
