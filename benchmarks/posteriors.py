@@ -104,6 +104,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="seconds of the peers, by default those of fit")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="run also what has a result")
+    parser.add_argument("--note", default="", help="a sentence for the page, as on the load of the machine")
     parser.add_argument("--report-only", action="store_true")
     return parser.parse_args(arguments)
 
@@ -121,7 +122,7 @@ def main() -> None:
         run(list(shared), options)
     found = read(options.results)
     if found:
-        (options.docs / "scoreboard.md").write_text(table.page(found))
+        (options.docs / "scoreboard.md").write_text(table.page(found, options.note))
         pictures.errors_against_seconds(found, options.docs / "scoreboard.png")
 
 

@@ -196,7 +196,8 @@ def test_page_compares_with_peers() -> None:
 
 def test_page_of_refinements() -> None:
     refined = made_up("kilp", "fit+importance", 0, dmean=0.4, dmean_weighted=0.03, seconds={"total": 11.0})
-    text = table.page(board(made_up("kilp", "fit", 0), refined))
+    text = table.page(board(made_up("kilp", "fit", 0), refined), "The machine was busy.")
+    assert "\n\nThe machine was busy.\n\n" in text
     assert "| kilp | 0.030 | 0.020 | 11.0 |" in text
 
 

@@ -31,13 +31,13 @@ batched log joint instead, and so does zuko's inverse autoregressive flow of 4 l
 one chain of 1,000 draws after 1,000 of warm-up. For `fit` the medians over the seeds are shown."""
 
 
-def page(found: Found) -> str:
-    """The text of docs/scoreboard.md."""
+def page(found: Found, note: str = "") -> str:
+    """The text of docs/scoreboard.md; ``note`` says what else the reader should know of the runs."""
     names = [name for name in POSTERIORS if any(key[0] == name for key in found)]
     fits = {name: records for name in names if (records := chosen(found, "fit", name))}
     methods = sorted({key[1] for key in found})
     peers, refined = [m for m in methods if "fit" not in m], [m for m in methods if m.startswith("fit+")]
-    parts = [TITLE, measured(found)]
+    parts = [TITLE, measured(found), note]
     if fits:
         parts += [
             "## In short",
