@@ -53,4 +53,5 @@ def test_the_registry_holds_every_bijector_transform_and_recipe() -> None:
     assert set(transforms.__all__) - {"FlowTransform"} <= built
     assert set(bijectors.__all__) - {"Bijector"} <= {type(make()).__name__ for make in BIJECTORS.values()}
     recipes = {n for n, f in vars(flows).items() if getattr(f, "__module__", "") == flows.__name__ and n[0] != "_"}
-    assert recipes <= set(CONDITIONAL)
+    # Random in training, so that no law holds.
+    assert recipes - {"copula_with_dropout"} <= set(CONDITIONAL)

@@ -165,6 +165,7 @@ def test_fit_with_modes(precision: str) -> None:
     assert posterior.draws["x"].dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # 300 steps are few
 def test_fit_with_modes_where_there_is_one() -> None:
     posterior = quick(one, modes=4)
     assert posterior.guide.base is None

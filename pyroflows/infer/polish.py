@@ -45,6 +45,7 @@ def polish(
         FloatingPointError: if too many steps had an ELBO or a gradient that was not finite.
 
     Example:
+        >>> import torch
         >>> target = Gaussian(torch.ones(2), torch.tensor([[2.0, 0.0], [1.0, 0.5]]))
         >>> found = polish(target.log_prob, Gaussian(torch.zeros(2), torch.eye(2)))
         >>> (found.scale_tril - target.scale_tril).abs().max() < 0.02

@@ -52,6 +52,7 @@ def best_start(
         FloatingPointError: if no ELBO is finite.
 
     Example:
+        >>> import torch
         >>> target = Gaussian(torch.tensor([3.0, -1.0]).double(), torch.tensor([[2.0, 0.0], [1.0, 0.1]]).double())
         >>> start = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
         >>> tried = []
