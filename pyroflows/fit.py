@@ -166,7 +166,7 @@ def fit(
             own.base = own.base.to(own.space.start)
         if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
-            warn_of_modes(own.get_posterior(), fast, around, level)
+            warn_of_modes(own.get_posterior(), fast, around, level, finished=bool(reason(history)))
     posterior = Posterior(own, density, history)
     if not density.minibatch and posterior.diagnostics.grade != "good":
         found = faults(density, own, around)
