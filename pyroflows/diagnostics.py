@@ -13,12 +13,15 @@ Array = NDArray[np.floating]
 
 # Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
 KHAT_LIMIT = 0.7
-# Log weights that spread by less than this, in nats, make draws that need no weights.
-CLOSE = 0.3
+# Log weights that spread by less than this, in nats, make draws that need no weights: half its square is about the KL
+# divergence, and no probability is then off by more than the root of half of that, 0.1 (Pinsker's inequality).
+CLOSE = 0.2
 # Below this the tail of the weights is rounding, and k-hat means nothing.
 EXACT = 0.01
 # Fewer effective draws than this, for each chain where there are some, are too few to average.
 FEW = 50
+# The scalars with the heaviest tails, by what so many draws add to the variance, whose second moment gets a k-hat.
+HEAVIEST, FARTHEST = 8, 20
 # Chains disagree above this r-hat (Vehtari et al. 2021); trajectories that diverge are too many above this share.
 RHAT_LIMIT, DIVERGING = 1.01, 0.005
 REMEDY = 'Try posterior.refine("neutra"), more steps, more layers, or reparameterise the model.'
@@ -58,6 +61,36 @@ def _psislw(log_weights: Array) -> tuple[Array, Array]:
     return psislw(log_weights)
 
 
+def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, float]:
+    """The k-hat of the second moment of those scalars where it is 0.7 or more, so that their sd cannot be relied on.
+
+    It is the k-hat of the terms of the weighted average, ``w (x - mean)^2``. Only scalars to whose variance a few draws
+    contribute most are looked at.
+
+    Args:
+        log_weights: shape ``(S,)``.
+        scalars: shape ``(S,)`` by label.
+
+    Example:
+        >>> draws = np.random.default_rng(0).standard_cauchy(4000)
+        >>> list(heavy_tails(np.zeros(4000), {"cauchy": draws, "root": np.sqrt(np.abs(draws)) ** 0.5}))
+        ['cauchy']
+
+    References:
+        Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024, on functions that are averaged.
+        https://arxiv.org/abs/1507.02646
+    """
+    weights, shares, terms = np.exp(psis(log_weights)[0]), {}, {}
+    for label, values in scalars.items():
+        with np.errstate(all="ignore"):  # draws of infinity are what this is about
+            square = (values - weights @ values) ** 2
+            terms[label], found = log_weights + np.log(square), weights * square
+            shares[label] = np.partition(found, -FARTHEST)[-FARTHEST:].sum() / found.sum() if found.any() else 0.0
+    worst = sorted(shares, key=lambda label: -np.nan_to_num(shares[label], nan=np.inf))[:HEAVIEST]
+    khats = {label: psis(terms[label])[1] for label in worst if shares[label] != 0}
+    return {label: khat for label, khat in khats.items() if khat >= KHAT_LIMIT}
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """The quality of draws from an approximation ``q`` of a posterior ``p``.
@@ -76,6 +109,7 @@ class Diagnostics:
         draws: number of draws.
         minibatch: the weights are from one random part of the data, and so is all of the above.
         weighted: the draws come with their weights, or were resampled by them.
+        heavy: the k-hat of the second moment of scalars whose sd cannot be relied on, see :func:`heavy_tails`.
     """
 
     khat: float
@@ -88,11 +122,25 @@ class Diagnostics:
     draws: int
     minibatch: bool = False
     weighted: bool = False
+    heavy: Mapping[str, float] = field(default_factory=dict)
     columns: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType({})
 
     @classmethod
-    def of(cls, log_weights: Array, minibatch: bool = False, weighted: bool = False) -> tuple["Diagnostics", Array]:
-        """Computes everything, and the smoothed weights ``(S,)`` that sum to one."""
+    def of(
+        cls,
+        log_weights: Array,
+        minibatch: bool = False,
+        weighted: bool = False,
+        scalars: Mapping[str, Array] = MappingProxyType({}),
+    ) -> tuple["Diagnostics", Array]:
+        """Computes everything, and the smoothed weights ``(S,)`` that sum to one.
+
+        Args:
+            log_weights: ``log p/q`` of the draws, of shape ``(S,)``.
+            minibatch: see above.
+            weighted: see above.
+            scalars: values of the draws by label, of shape ``(S,)``, whose tails are looked at.
+        """
         with np.errstate(invalid="ignore"):  # weights of zero
             smoothed, khat = psis(log_weights)
             weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
@@ -100,7 +148,8 @@ class Diagnostics:
             efficiency = float(1 / np.sum(weights**2) / count)
             error = max(1 / efficiency - 1, 0.0) ** 0.5 / count**0.5
             elbo = float(np.mean(log_weights))
-        found = cls(khat, sd, efficiency, elbo, sd / count**0.5, evidence, error, count, minibatch, weighted)
+            heavy = heavy_tails(log_weights, scalars) if scalars and not minibatch else {}
+        found = cls(khat, sd, efficiency, elbo, sd / count**0.5, evidence, error, count, minibatch, weighted, heavy)
         return found, weights
 
     @property
@@ -109,9 +158,11 @@ class Diagnostics:
         if self.minibatch:
             return "do not trust"
         small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
+        if self.efficiency * self.draws < FEW:
+            return "do not trust"
         if close:
             return "good"
-        if not small or self.efficiency * self.draws < FEW:
+        if not small:
             return "do not trust"
         return "good" if self.weighted else "usable with weights"
 
@@ -123,23 +174,34 @@ class Diagnostics:
                 "do not trust: judged on one random minibatch, k-hat, ELBO and evidence are not those of all the data. "
                 "Score with all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
             )
-        if self.log_weight_sd < EXACT:
-            return f"sd(log w) {self.log_weight_sd:.1e}: good, the weights are equal up to rounding."
         small = self.khat < KHAT_LIMIT
         found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
-        if self.grade == "good" and not small:
-            return (
-                f"{found}, but the log weights spread by only {self.log_weight_sd:.2f} nats: good in the bulk; "
+        if self.grade == "do not trust":
+            why = f"only {self.efficiency * self.draws:.0f} effective draws" if small else "the guide misses a part"
+            return f"{found}: do not trust: {why}. {REMEDY}"
+        if self.log_weight_sd < EXACT:
+            found = f"sd(log w) {self.log_weight_sd:.1e}: good, the weights are equal up to rounding."
+        elif self.grade == "good" and not small:
+            found += (
+                f", but the log weights spread by only {self.log_weight_sd:.2f} nats: good in the bulk; "
                 f"do not rely on the far tail, with weights or without."
             )
-        if self.grade == "good":
-            return (
-                f"{found}: good, {'the weights are accounted for' if self.weighted else 'use the draws as they are'}."
-            )
-        if self.grade == "usable with weights":
-            return f'{found}: usable with weights: average by them, or take draws of posterior.refine("resample").'
-        why = f"only {self.efficiency * self.draws:.0f} effective draws" if small else "the guide misses a part"
-        return f"{found}: do not trust: {why}. {REMEDY}"
+        elif self.grade == "good":
+            found += f": good, {'the weights are accounted for' if self.weighted else 'use the draws as they are'}."
+        else:
+            found += ': usable with weights: average by them, or take draws of posterior.refine("resample").'
+        return found + self._on_tails
+
+    @property
+    def _on_tails(self) -> str:
+        """What there is to say of scalars with heavy tails."""
+        if not self.heavy:
+            return ""
+        several = f" and {len(self.heavy) - 3} more" if len(self.heavy) > 3 else ""
+        return (
+            f" The sd of {', '.join(list(self.heavy)[:3])}{several} cannot be relied on (k-hat of the second moment "
+            f"{max(self.heavy.values()):.2f}): report quantiles."
+        )
 
     def __str__(self) -> str:
         return (

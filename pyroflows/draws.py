@@ -154,6 +154,11 @@ class Draws(ABC):
         return {**self.log_joint.constrain(vectors), **self._replay.derived(vectors)}
 
 
+def scalars(values: Mapping[str, Tensor]) -> dict[str, NDArray]:
+    """Draws ``(S,)`` of every scalar by label, from draws ``(S, *site.shape)`` by site."""
+    return dict(report.labelled(_numpy(values)))
+
+
 def _numpy(values: Mapping[str, Tensor]) -> dict[str, NDArray]:
     return {name: value.detach().cpu().numpy() for name, value in values.items()}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import MixtureBase
+from .checks import check_guide, check_proper, check_slope, explained, faults, kept
 from .flows import realnvp
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
@@ -38,7 +39,7 @@ from .infer import (
     warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
-from .latents import LatentSpace, trace_of
+from .latents import LatentSpace
 from .numeric import check_counts
 from .posterior import Posterior
 from .transforms import FlowTransform, LowerTriangular
@@ -108,8 +109,10 @@ def fit(
         The posterior, with draws, diagnostics, ArviZ and plots; a warning says so if it is not to be trusted.
 
     Raises:
-        TypeError, ValueError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`.
-        FloatingPointError: if too many steps had an ELBO or a gradient that was not finite.
+        TypeError, ValueError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`, or its posterior
+            is improper.
+        FloatingPointError: if the ELBO or its gradient was not finite in too many steps before those of the flow, which
+            are kept as far as they went, as they are on KeyboardInterrupt.
 
     Example:
         >>> import pyro.distributions as dist
@@ -128,12 +131,14 @@ def fit(
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
     if guide is not None:
-        _check_guide(guide, fresh.model, args, kwargs)
+        check_guide(guide, fresh.model, args, kwargs)
     density, history = _log_joint(model, args, kwargs, own.space, precision), History()
-    extra = _model_parameters(density)
+    extra, around = _model_parameters(density), _around(density.space, init_scale)
+    check_slope(density)
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
+        explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
         fresh_start = guide is None and not extra and not density.minibatch
@@ -146,7 +151,7 @@ def fit(
         easy = goal.tempered(fast) if isinstance(goal, Annealed) else fast
         weights = partial(_weights, own, fast, num_particles, goal)
         if fresh_start:
-            _start(own, easy, density.space, init_scale, modes, (start, full_rank), bar)
+            _start(own, easy, density.space, around, modes, (start, full_rank), bar)
             _choose_precision(own, precision)
         elif isinstance(own.transform[-1], LowerTriangular):
             history.bad_steps += ascend(own.transform[-1], weights, progress=partial(_show, bar, "full rank"))
@@ -154,16 +159,19 @@ def fit(
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
-        _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, fast), bar)
+        with kept(trainer):
+            _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, fast), bar)
         own.transform.to(own.space.start)
         if isinstance(own.base, MixtureBase):
             own.base = own.base.to(own.space.start)
         if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
-            warn_of_modes(own.get_posterior(), fast, _around(density.space, init_scale), level)
+            warn_of_modes(own.get_posterior(), fast, around, level, finished=bool(reason(history)))
     posterior = Posterior(own, density, history)
-    if not density.minibatch and posterior.diagnostics.grade == "do not trust":
-        warnings.warn(f"fit: {posterior.diagnostics.verdict}", stacklevel=2)
+    if not density.minibatch and posterior.diagnostics.grade != "good":
+        found = faults(density, own, around)
+        if found or posterior.diagnostics.grade == "do not trust":
+            warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=2)
     return posterior
 
 
@@ -198,13 +206,13 @@ def _start(
     guide: AutoFlow,
     density: Density,
     space: LatentSpace,
-    scale: float | Tensor,
+    around: Gaussian,
     modes: int,
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
 ) -> None:
     """Finds a Gaussian in the stages that are wanted, or several modes, and starts the guide there."""
-    gaussian = _around(space, scale)
+    gaussian = around
     found = find_modes(density, gaussian, paths=8 * modes)[:modes] if modes > 1 else []
     if len(found) > 1:
         gaussian, mixture = mixture_at(found)
@@ -213,6 +221,7 @@ def _start(
         if stage is not None and isinstance(guide.transform[-1], LowerTriangular):
             bar.set_postfix_str(f"{name} ...")
             gaussian = stage(density, gaussian)
+            check_proper(density, space, gaussian, around)
     guide.start_at(gaussian.loc, gaussian.scale_tril)
 
 
@@ -231,15 +240,6 @@ def _choose_precision(guide: AutoFlow, precision: str) -> None:
         guide.transform.double()
         if isinstance(guide.base, MixtureBase):
             guide.base = guide.base.to(torch.zeros((), dtype=torch.float64))
-
-
-def _check_guide(guide: AutoFlow, model: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises unless the guide was set up for the latents of this model."""
-    with pyro.validation_enabled(False):  # only names and shapes matter here
-        space = LatentSpace.of(trace_of(model, args, kwargs))
-    own, wanted = ({s.name: tuple(s.shape) for s in found.sites} for found in (guide.space, space))
-    if own != wanted:
-        raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
 
 
 def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:

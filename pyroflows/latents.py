@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution
 from pyro.infer.autoguide.utils import helpful_support_errors
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Distribution, Transform, biject_to, constraints
 
 Model = Callable[..., object]
 
@@ -129,13 +130,19 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
 
     Raises:
         TypeError: if a latent site is discrete.
-        ValueError: if there is no latent site, a latent stands inside a subsampled plate, a support or whether a
-            site is sampled depends on other latents, or the log density is not finite at the start.
+        ValueError: if there is no latent site or a constant one, a latent stands inside a subsampled plate, a support
+            or shape or whether a site is sampled depends on other latents or changes from run to run, or the log
+            density is not finite at the start.
     """
     trace = trace_of(model, args, kwargs)
     if not any(latent_nodes(trace)):
         raise ValueError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
+        if isinstance(_innermost(node["fn"]), Delta):
+            raise ValueError(
+                f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
+                f"or pyro.deterministic({name!r}, value)"
+            )
         if node["fn"].support.is_discrete:
             raise TypeError(
                 f"expected continuous latents, got the discrete site {name!r}: sum it out with "
@@ -144,6 +151,13 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
         _check_plates(name, node, trace)
     _check_supports(model, trace, args, kwargs)
     _check_density(trace)
+
+
+def _innermost(fn: Distribution) -> Distribution:
+    """The distribution under masks, expansions and event dimensions."""
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    return fn
 
 
 def _check_plates(name: str, node: dict, trace: poutine.Trace) -> None:
@@ -163,12 +177,7 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
     values, _ = space.constrain(space.start + 0.1)
     with pyro.validation_enabled(False):  # the density may well be undefined there
         moved = trace_of(poutine.condition(model, data=values), args, kwargs)
-    fickle = [name for name, _ in latent_nodes(moved)] + [name for name in values if name not in moved.nodes]
-    if fickle:
-        raise ValueError(
-            f"expected the same latents in every run, got {', '.join(map(repr, fickle))} in some runs only: "
-            f"sample every site always, and choose by torch.where"
-        )
+    check_latents(space.sites, moved)
     for site in space.sites:
         u = torch.full_like(space.start[site.start : site.stop], 0.3).reshape(site.unconstrained_shape)
         other = biject_to(moved.nodes[site.name]["fn"].support)
@@ -176,6 +185,23 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
             raise ValueError(
                 f"expected fixed supports, got the site {site.name!r} whose support depends on other latents: "
                 f"sample it on a fixed support and transform it, as in x = bound * pyro.sample(..., Uniform(0, 1))"
+            )
+
+
+def check_latents(sites: list[Site], trace: poutine.Trace) -> None:
+    """Raises a ValueError if a run of a model, conditioned on its latents, has others than these sites."""
+    fickle = [name for name, _ in latent_nodes(trace)] + [site.name for site in sites if site.name not in trace.nodes]
+    if fickle:
+        raise ValueError(
+            f"expected the same latents in every run, got {', '.join(map(repr, fickle))} in some runs only: "
+            f"sample every site always, and choose by torch.where"
+        )
+    for site in sites:
+        shape = trace.nodes[site.name]["fn"].shape()
+        if shape != site.shape:
+            raise ValueError(
+                f"expected the same latents in every run, got the site {site.name!r} of shape {tuple(shape)} after "
+                f"{tuple(site.shape)}: let the model depend on its arguments alone"
             )
 
 
@@ -187,8 +213,8 @@ def _check_density(trace: poutine.Trace) -> None:
     if bad:
         raise ValueError(
             f"expected a finite log density at the start, got {float(trace.nodes[bad[0]]['log_prob_sum'])} at the "
-            f"site{'s' * (len(bad) > 1)} {', '.join(map(repr, bad))}: check the data against the support, or "
-            f"start elsewhere with init_loc_fn"
+            f"site{'s' * (len(bad) > 1)} {', '.join(map(repr, bad))}: check the data against the support and scales "
+            f"for numbers too small for their dtype, or start elsewhere with init_loc_fn"
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import archive, plots, report
 from .diagnostics import Diagnostics
-from .draws import Draws
+from .draws import Draws, scalars
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .numeric import seeded
@@ -67,7 +67,7 @@ class Posterior(Draws):
 
     @functools.cached_property
     def _judged(self) -> tuple[Diagnostics, NDArray]:
-        return Diagnostics.of(self.log_weights, self.log_joint.minibatch)
+        return Diagnostics.of(self.log_weights, self.log_joint.minibatch, scalars=scalars(self.draws))
 
     @property
     def diagnostics(self) -> Diagnostics:

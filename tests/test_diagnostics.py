@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from alone import diagnostics
 
 Diagnostics, ChainDiagnostics = diagnostics.Diagnostics, diagnostics.ChainDiagnostics
+heavy_tails = diagnostics.heavy_tails
 
 
 @pytest.fixture
@@ -142,6 +143,8 @@ def test_the_verdict(khat: float, sd: float, verdict: str) -> None:
         (0.8, 0.8, 0.5, True, "do not trust"),
         (np.nan, np.nan, np.nan, False, "do not trust"),
         (np.inf, 5e-3, 1.0, False, "good"),
+        (0.3, 0.25, 0.93, False, "usable with weights"),
+        (np.inf, 5e-3, 0.001, False, "do not trust"),
     ],
 )
 def test_the_grade_is_in_the_verdict(khat: float, sd: float, efficiency: float, weighted: bool, grade: str) -> None:
@@ -149,6 +152,42 @@ def test_the_grade_is_in_the_verdict(khat: float, sd: float, efficiency: float, 
     assert found.grade == grade
     assert grade in found.verdict
     assert ("only 40 effective draws" in found.verdict) == (efficiency == 0.01)
+
+
+def test_a_scalar_with_a_heavy_tail_is_named(rng: np.random.Generator) -> None:
+    draws = {"light": rng.normal(size=4000), "none": np.ones(4000), "heavy": rng.standard_t(1.2, size=4000)}
+    found, _ = Diagnostics.of(0.1 * rng.normal(size=4000), scalars=draws)
+    assert list(found.heavy) == ["heavy"]
+    assert found.heavy["heavy"] > 0.7
+    assert found.grade == "good"
+    assert " The sd of heavy cannot be relied on (k-hat of the second moment" in found.verdict
+    assert len(found.verdict.splitlines()) == 1
+
+
+def test_tails_are_those_of_the_weighted_draws(rng: np.random.Generator) -> None:
+    """A normal proposal of a Student t: the draws alone show no tail, their weights do."""
+    x = 1.5 * rng.normal(size=20_000)
+    log_w = -1.5 * np.log1p(x**2 / 2) + x**2 / 4.5
+    assert heavy_tails(np.zeros(20_000), {"x": x}) == {}
+    assert heavy_tails(log_w, {"x": x})["x"] > 0.7
+
+
+def test_the_heaviest_of_many_scalars_are_named(rng: np.random.Generator) -> None:
+    draws = {f"x[{i}]": rng.normal(size=4000) for i in range(40)} | {
+        f"t[{i}]": rng.standard_cauchy(4000) for i in range(5)
+    }
+    found, _ = Diagnostics.of(np.zeros(4000), scalars=draws)
+    assert sorted(found.heavy) == [f"t[{i}]" for i in range(5)]
+    assert "and 2 more cannot be relied on" in found.verdict
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_scalar_that_is_not_finite_is_named(rng: np.random.Generator, bad: float) -> None:
+    draws = rng.normal(size=4000)
+    draws[7] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(Diagnostics.of(np.zeros(4000), scalars={"x": draws})[0].heavy) == ["x"]
 
 
 def test_a_minibatch_is_never_trusted() -> None:

@@ -19,7 +19,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("encoders", "vae", "dequantise"),
     ("infer",),
     ("diagnostics", "report", "replay", "archive"),
-    ("plots",),
+    ("plots", "checks"),
     ("draws",),
     ("refine",),
     ("posterior", "density"),

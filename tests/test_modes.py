@@ -156,6 +156,14 @@ def test_fit_warns_of_a_missed_mode() -> None:
     assert right(posterior) == 1.0
 
 
+def test_a_fit_that_is_not_done_is_told_so() -> None:
+    flow = flows.full_rank(2)
+    flow[0].frame_(AT[1], WIDE[1].diag())
+    message = r"several modes, or a fit that is not done: .* try more steps, fit\(\.\.\., modes=4\)"
+    with pytest.warns(UserWarning, match=message):
+        warn_of_modes(FlowDistribution(transform=flow), bumps, start(), math.log(MASS), finished=False)
+
+
 @pytest.mark.parametrize("precision", ["mixed", "double"])
 def test_fit_with_modes(precision: str) -> None:
     posterior = quick(two, modes=4, precision=precision)

@@ -2,7 +2,10 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,10 @@ from pyroflows import flows
 from pyroflows.bijectors import Affine as AffineBijector
 from pyroflows.bijectors import RQSpline
 from pyroflows.transforms import Affine, Compose, Coupling, FlowTransform, LowerTriangular, Permute
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from memory import saved_bytes
 
 SMALL = {"hidden_dims": (8,)}
 FLOWS: dict[str, Callable[[int], Compose]] = {
@@ -49,23 +56,6 @@ def pair(name: str = "nsf", context_dim: int = 0) -> tuple[Compose, Compose]:
     return plain, reversible(plain)
 
 
-def saved_bytes(flow: FlowTransform, *inputs: Tensor) -> int:
-    """Bytes that a call keeps for the backward pass, beside what the flow holds anyway."""
-    held = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in held:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = flow.call_and_ladj(*inputs)
-    del out
-    return sum(kept.values())
-
-
 @pytest.mark.parametrize("pick", [slice(None), slice(0, 1), slice(1, 2)], ids=["both", "value", "ladj"])
 @pytest.mark.parametrize("way", ["forward", "inverse"])
 @pytest.mark.parametrize("context_dim", [0, 2])
@@ -87,7 +77,8 @@ def test_memory_does_not_grow_with_depth(make: Callable[..., Compose], context_d
     sizes = {}
     for layers in (4, 32):
         plain = make(4, context_dim, layers=layers, **SMALL)
-        sizes[layers] = [saved_bytes(flow, x, *context) for flow in (plain, reversible(plain))]
+        both = plain, reversible(plain)
+        sizes[layers] = [saved_bytes(partial(flow.call_and_ladj, x, *context), flow) for flow in both]
     assert sizes[32][1] == sizes[4][1] == 4 * 64 * (4 + context_dim)  # the output and the context
     assert sizes[32][0] > 4 * sizes[4][0]
 

@@ -10,10 +10,11 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..latents import LatentSpace, Model, check_model, is_minibatch, plates_of, trace_of
+from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
 from .guard import Untraceable
 
 
@@ -55,15 +56,18 @@ class LogJoint:
                 space = self._latents()
         elif dtype is not None:
             with self._settings():
-                start, space = space.start, self._latents()
+                start, space = space.start, self._latents(space.constrain(space.start)[0])
             space.start = start.to(space.start)
         self.space = space
         self._names = {site.name for site in space.sites}
         self.minibatch = self._subsampled()
         self._one_by_one = False
 
-    def _latents(self) -> LatentSpace:
-        return LatentSpace.of(trace_of(self.model, self.args, self.kwargs))
+    def _latents(self, values: dict[str, Tensor] | None = None) -> LatentSpace:
+        """The latents of a run, at given values where priors may be improper and cannot be sampled."""
+        values = in_precision(values, self.dtype)
+        model = self.model if values is None else InitMessenger(init_to_value(values=values))(self.model)
+        return LatentSpace.of(trace_of(model, self.args, self.kwargs))
 
     @property
     def size(self) -> int:
@@ -87,9 +91,24 @@ class LogJoint:
         return self.space.unconstrain(values)[0]
 
     def trace(self, values: dict[str, Tensor]) -> poutine.Trace:
-        """A run of the model with the latents at values by name."""
+        """A run of the model with the latents at values by name.
+
+        Raises:
+            ValueError: if the run has other latents than the first one.
+        """
         data = in_precision(values, self.dtype)
-        return trace_of(poutine.condition(self.model, data=data), self.args, self.kwargs)
+        found = trace_of(poutine.condition(self.model, data=data), self.args, self.kwargs)
+        check_latents(self.space.sites, found)
+        return found
+
+    def terms(self, z: Tensor) -> dict[str, Tensor]:
+        """The log density of each site ``(B,)`` at vectors ``(B, D)``, and that of the change of variables."""
+        rows = in_precision(z, self.dtype)
+        with self._settings():
+            if not self._one_by_one:
+                return torch.func.vmap(self._terms, randomness="same")(rows)
+            found = [self._terms(row) for row in rows]
+        return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
 
     @torch.no_grad()
     def observed(self) -> dict[str, tuple[NDArray, tuple[str | None, ...]]]:
@@ -134,11 +153,14 @@ class LogJoint:
         return torch.stack([self._single(row) for row in rows])
 
     def _single(self, z: Tensor) -> Tensor:
+        return sum(self._terms(z).values())
+
+    def _terms(self, z: Tensor) -> dict[str, Tensor]:
         values, ladj = self.space.constrain(z)
         trace = self.trace(values)
         trace.compute_log_prob()
-        sites = (node["log_prob_sum"] for node in trace.nodes.values() if node["type"] == "sample")
-        return ladj + sum(sites)
+        sites = {f"the site {k!r}": n["log_prob_sum"] for k, n in trace.nodes.items() if n["type"] == "sample"}
+        return {"the change of variables": ladj, **sites}
 
 
 def log_joint(model: Model, *args: object, **kwargs: object) -> LogJoint:

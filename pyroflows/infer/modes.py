@@ -12,7 +12,7 @@ from ..distributions import FlowDistribution
 from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo, values
 from .lbfgs import climb
-from .pathfinder import _candidates
+from .pathfinder import candidates
 
 # Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
 APART = 8.0
@@ -52,7 +52,7 @@ def find_modes(
         if found and time.monotonic() > deadline:
             break
         if all(_apart(path.points[-1], other) for _, other in found):
-            level, loc, root = _candidates(log_density, [path], deadline)[0]
+            level, loc, root = candidates(log_density, [path], deadline)[0]
             if level > -math.inf:
                 found.append(_refined(log_density, Gaussian.from_root(loc, root), deadline))
     apart: list[tuple[float, Gaussian]] = []
@@ -141,7 +141,9 @@ def missed_modes(
     return missed
 
 
-def warn_of_modes(posterior: FlowDistribution, log_density: LogDensity, start: Gaussian, level: float) -> None:
+def warn_of_modes(
+    posterior: FlowDistribution, log_density: LogDensity, start: Gaussian, level: float, finished: bool = True
+) -> None:
     """Searches for modes, for about a second at most, and warns of those that a flow missed.
 
     Args:
@@ -149,6 +151,7 @@ def warn_of_modes(posterior: FlowDistribution, log_density: LogDensity, start: G
         log_density: maps ``(B, D)`` to ``(B,)``; differentiable.
         start: where to search, see :func:`find_modes`.
         level: the flow's ELBO.
+        finished: whether it had stopped rising; else more steps may be all that it takes.
     """
     try:
         found = find_modes(log_density, start, paths=8, seconds=1.0)
@@ -157,8 +160,11 @@ def warn_of_modes(posterior: FlowDistribution, log_density: LogDensity, start: G
         return
     if missed:
         places = ", ".join(str([round(x, 2) for x in mode.loc[:6].tolist()]) for mode in missed[:4])
+        cause, first = (
+            ("several modes", "") if finished else ("several modes, or a fit that is not done", "more steps, ")
+        )
         warnings.warn(
-            f"several modes: there is mass around {len(missed)} where the flow has next to none (in unconstrained "
-            f"space, {places}): try fit(..., modes={max(4, 2 * len(found))}), or objective=infer.Annealed()",
+            f"{cause}: there is mass around {len(missed)} where the flow has next to none (in unconstrained "
+            f"space, {places}): try {first}fit(..., modes={max(4, 2 * len(found))}), or objective=infer.Annealed()",
             stacklevel=3,
         )

@@ -51,7 +51,7 @@ def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float =
     """
     deadline = time.monotonic() + seconds
     paths = climb(log_density, _starts(log_density, start), seconds=seconds / 2)
-    finalists = _candidates(log_density, paths, deadline)[:FINALISTS]
+    finalists = candidates(log_density, paths, deadline)[:FINALISTS]
     gaussians = [Gaussian.from_root(loc, root) for level, loc, root in finalists if level > -math.inf]
     judged = [(elbo(log_density, gaussian), gaussian) for gaussian in gaussians]
     if max((level for level, _ in judged), default=-math.inf) == -math.inf:
@@ -76,8 +76,17 @@ def _starts(log_density: LogDensity, start: int | Tensor) -> Tensor:
     return torch.cat([given, tries[range(4), finite.int().argmax(1)]])
 
 
-def _candidates(log_density: LogDensity, paths: list[Path], deadline: float) -> list[Candidate]:
-    """The best Gaussian at each place that is looked at, best first."""
+def candidates(log_density: LogDensity, paths: list[Path], deadline: float) -> list[Candidate]:
+    """The best Gaussian at each place on some paths that is looked at, best first.
+
+    Args:
+        log_density: maps ``(B, D)`` to ``(B,)``.
+        paths: where L-BFGS went, see :func:`~pyroflows.infer.lbfgs.climb`.
+        deadline: when to stop, by ``time.monotonic()``, once one place has been looked at.
+
+    Returns:
+        The ELBO in nats, the mean and a root of the covariance of each.
+    """
     places = [(rank, path, t) for path in paths for rank, t in enumerate(_spaced(len(path.points)))]
     noise = torch.randn(PAIRS, paths[0].points.shape[1]).to(paths[0].points)
     found: dict[int, Candidate] = {}

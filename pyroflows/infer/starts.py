@@ -75,8 +75,9 @@ def best_start(
     best = max(tried, key=lambda attempt: attempt.elbo)
     if best.elbo == -math.inf:
         raise FloatingPointError(
-            "no start has a finite ELBO: pass a narrow Gaussian as start, around a point at which the log density is "
-            "finite, and see that it neither overflows nor takes logarithms or roots of negative numbers nearby"
+            "no start has a finite ELBO: pass a narrow Gaussian as start (to fit by init_loc_fn and a smaller "
+            "init_scale), around a point at which the log density is finite, and see that it neither overflows nor "
+            "takes logarithms or roots of negative numbers nearby"
         )
     return best.gaussian
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..diagnostics import Diagnostics
+from ..draws import scalars
 from ..guides import AutoFlow
 from ..infer import LogJoint
 from ..numeric import check_counts
@@ -66,7 +67,7 @@ def resample(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000, poo
 def _weigh(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, NDArray, NDArray, Diagnostics]:
     """Draws ``(count, D)``, their log weights and smoothed weights, and what these say."""
     z, log_w = propose(guide, log_joint, count)
-    found, weights = Diagnostics.of(log_w, weighted=True)
+    found, weights = Diagnostics.of(log_w, weighted=True, scalars=scalars(log_joint.constrain(z)))
     if not np.isfinite(weights).all():
         raise ValueError(
             f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior, "
