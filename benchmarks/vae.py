@@ -2,8 +2,8 @@
 
 Steps have batches of 128 binary images of 784 pixels, 40 latents, MLPs of 300-300, and 8 affine couplings as the prior:
 ``VAE.fit``'s own, SVI with Pyro's Trace_ELBO, and SVI with CompiledTrace_ELBO. The likelihoods are by 1,000 importance
-samples on every tenth test image (the file has them sorted by digit), in nats, lower is better; they need the images and
-take hours for three seeds.
+samples on every tenth test image (the file has them sorted by digit), in nats, lower is better; they need the images
+and take hours for three seeds.
 
     python benchmarks/vae.py [--data ../shared/data] [--epochs 40] [--seeds 0 1 2] [--device cpu]
 """
