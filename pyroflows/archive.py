@@ -10,6 +10,7 @@ from torch import Tensor
 from .bases import MixtureBase
 from .guides import AutoFlow
 from .infer import History, LogJoint
+from .noncentered import noncentered
 
 FORMAT = "pyroflows posterior 1"
 # The log joint at one point is the model's fingerprint; devices and versions round differently.
@@ -21,6 +22,7 @@ def pack(guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int,
     return {
         "format": FORMAT,
         "sites": _sites(guide),
+        "noncentered": guide.fixed is not None,
         "state": dict(guide.transform.state_dict()),
         "base": _base(guide),
         "log_joint": None if log_joint.minibatch else _fingerprint(guide, log_joint),
@@ -59,6 +61,8 @@ def unpack(found: dict[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tuple
             f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}: pass the model and the "
             f"arguments that were fitted"
         )
+    if found.get("noncentered") and (fixed := noncentered(log_joint)) is not None:
+        guide.within(fixed)
     own = guide.transform.state_dict()
     kinds = [{name: (tuple(t.shape), t.dtype) for name, t in state.items()} for state in (found["state"], own)]
     differing = sorted(name for name in kinds[0].keys() | kinds[1].keys() if kinds[0].get(name) != kinds[1].get(name))

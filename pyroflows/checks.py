@@ -175,7 +175,7 @@ def _improper(direction: Tensor, space: LatentSpace) -> str:
 def _label(space: LatentSpace, i: int) -> str:
     """The name of an unconstrained number."""
     site = next(site for site in space.sites if i < site.stop)
-    return repr(site.name) + (f"[{i - site.start}]" if site.stop - site.start > 1 else "")
+    return repr(site.name) + (f"[{i - site.start}]" if site.size > 1 else "")
 
 
 def _holes(density: LogJoint, z: Tensor) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import MixtureBase
-from .checks import check_guide, check_proper, check_slope, explained, faults, kept
+from .checks import check_guide, check_slope, explained, faults, kept
 from .flows import realnvp
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
@@ -25,29 +25,24 @@ from .infer import (
     Objective,
     ReverseKL,
     SpeedUp,
-    TracedDensity,
     Trainer,
-    Untraceable,
     ascend,
     balance,
     best_start,
-    find_modes,
-    mixture_at,
     polish,
     reason_to_stop,
     trend,
     warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
-from .latents import LatentSpace
+from .noncentered import noncentered as noncentered_map
 from .numeric import check_counts
 from .posterior import Posterior
+from .stages import Density, Place, Start, choose_precision, gaussian_at, start_guide, wide_log_joint
 from .transforms import FlowTransform, LowerTriangular
 
 # Steps between two looks at whether the fit is done.
 LOOK = 100
-Density = Callable[[Tensor], Tensor]
-Start = Callable[[Density, Gaussian], Gaussian]
 
 
 def fit(
@@ -58,6 +53,7 @@ def fit(
     init_loc_fn: Callable = init_to_prior,
     init_scale: float | Tensor = 1.0,
     base: Any = None,
+    noncentered: bool | None = None,
     modes: int = 1,
     start: Start | None = best_start,
     full_rank: Start | None = polish,
@@ -87,6 +83,9 @@ def fit(
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
+        noncentered: whether sites whose prior has a scale that other latents set are fitted relative to it, see
+            :class:`~pyroflows.noncentered.NonCentered`; None tries both ways through the first two stages and takes the
+            one with the higher ELBO. Draws and densities are of the sites as they are either way.
         modes: search the posterior for up to so many modes. Where there are several, the base becomes a mixture with a
             component at each, which takes the place of the first two stages.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
@@ -125,54 +124,79 @@ def fit(
         True
     """
     _check_options(precision, steps=steps, num_particles=num_particles, modes=modes)
-    goal = objective or ReverseKL()
-    if isinstance(goal, Annealed) and (goal.beta != goal.first or 2 * goal.steps > steps):
-        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {goal}")
+    goal = _goal(objective, steps)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
     if guide is not None:
         check_guide(guide, fresh.model, args, kwargs)
-    density, history = _log_joint(model, args, kwargs, own.space, precision), History()
-    extra, around = _model_parameters(density), _around(density.space, init_scale)
+    density, history = wide_log_joint(model, args, kwargs, own.space, precision), History()
+    extra, around = _model_parameters(density), gaussian_at(density.space, init_scale)
     check_slope(density)
+    fresh_start = guide is None and not extra and not density.minibatch
+    if modes > 1 and not (fresh_start and base is None and isinstance(own.core[-1], LowerTriangular)):
+        raise ValueError(
+            "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
+            f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
+        )
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
-        fresh_start = guide is None and not extra and not density.minibatch
-        if modes > 1 and not (fresh_start and base is None and isinstance(own.transform[-1], LowerTriangular)):
-            raise ValueError(
-                "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
-                f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
-            )
-        fast = density if extra else _traced(density, num_particles)
-        easy = goal.tempered(fast) if isinstance(goal, Annealed) else fast
-        weights = partial(_weights, own, fast, num_particles, goal)
+        place = plain = Place.of(density, None, around, 0 if extra else num_particles)
         if fresh_start:
-            _start(own, easy, density.space, around, modes, (start, full_rank), bar)
-            _choose_precision(own, precision)
-        elif isinstance(own.transform[-1], LowerTriangular):
-            history.bad_steps += ascend(own.transform[-1], weights, progress=partial(_show, bar, "full rank"))
+            places = _places(plain, density, noncentered if modes == 1 else False, num_particles)
+            place = start_guide(own, places, density.space, goal, modes, (start, full_rank), bar)
+            choose_precision(own, precision)
+        elif own.fixed is not None:
+            place = Place.of(density, own.fixed, around, 0 if extra else num_particles)
+        weights = partial(_weights, own, place.density, num_particles, goal)
+        if not fresh_start and isinstance(own.core[-1], LowerTriangular):
+            history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
         with kept(trainer):
-            _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, fast), bar)
+            _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, place.density), bar)
         own.transform.to(own.space.start)
         if isinstance(own.base, MixtureBase):
             own.base = own.base.to(own.space.start)
         if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
-            warn_of_modes(own.get_posterior(), fast, around, level, finished=bool(reason(history)))
-    posterior = Posterior(own, density, history)
+            warn_of_modes(own.get_posterior(), plain.density, around, level, finished=bool(reason(history)))
+    return _judged(Posterior(own, density, history), around)
+
+
+def _judged(posterior: Posterior, around: Gaussian) -> Posterior:
+    """The posterior, after a warning if it is not to be trusted."""
+    density = posterior.log_joint
     if not density.minibatch and posterior.diagnostics.grade != "good":
-        found = faults(density, own, around)
+        found = faults(density, posterior.guide, around)
         if found or posterior.diagnostics.grade == "do not trust":
-            warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=2)
+            warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=3)
     return posterior
+
+
+def _goal(objective: Objective | None, steps: int) -> Objective:
+    """The objective, the reverse KL by default."""
+    if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
+        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
+    return objective or ReverseKL()
+
+
+def _places(plain: Place, density: LogJoint, noncentered: bool | None, rows: int) -> list[Place]:
+    """The coordinates to choose from: as the model has them, non-centred, or both."""
+    fixed = None if noncentered is False else noncentered_map(density)
+    if fixed is None:
+        if noncentered:
+            raise ValueError(
+                "fit expected a site with a prior like Normal(loc, scale) whose scale depends on other latents for "
+                "noncentered=True, got none: leave noncentered out"
+            )
+        return [plain]
+    return [*([] if noncentered else [plain]), Place.of(density, fixed, plain.start, rows)]
 
 
 def _check_options(precision: str, **counts: object) -> None:
@@ -181,70 +205,9 @@ def _check_options(precision: str, **counts: object) -> None:
         raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
 
 
-def _log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpace, precision: str) -> LogJoint:
-    """The log joint, in double precision where that is wanted and the model can be run so."""
-    own = LogJoint(model, args, kwargs, space)
-    if precision == "single" or space.start.dtype == torch.float64:
-        return own
-    try:
-        double = LogJoint(model, args, kwargs, space, dtype=torch.float64)
-        value = double(double.space.start[None])
-    except (RuntimeError, TypeError):  # the model holds tensors in single precision that do not mix with double
-        return own
-    return double if value.dtype == torch.float64 and value.isfinite().all() else own
-
-
-def _traced(density: LogJoint, rows: int) -> Density:
-    """The log joint without Pyro's overhead, where it can be traced."""
-    try:
-        return TracedDensity(density, density.space.start, rows)
-    except Untraceable:
-        return density
-
-
-def _start(
-    guide: AutoFlow,
-    density: Density,
-    space: LatentSpace,
-    around: Gaussian,
-    modes: int,
-    stages: tuple[Start | None, Start | None],
-    bar: tqdm,
-) -> None:
-    """Finds a Gaussian in the stages that are wanted, or several modes, and starts the guide there."""
-    gaussian = around
-    found = find_modes(density, gaussian, paths=8 * modes)[:modes] if modes > 1 else []
-    if len(found) > 1:
-        gaussian, mixture = mixture_at(found)
-        guide.base, stages = mixture.to(guide.space.start), (None, None)
-    for name, stage in zip(("start", "full rank"), stages, strict=True):
-        if stage is not None and isinstance(guide.transform[-1], LowerTriangular):
-            bar.set_postfix_str(f"{name} ...")
-            gaussian = stage(density, gaussian)
-            check_proper(density, space, gaussian, around)
-    guide.start_at(gaussian.loc, gaussian.scale_tril)
-
-
-def _around(space: LatentSpace, scale: float | Tensor) -> Gaussian:
-    """A Gaussian with independent dimensions where the model starts."""
-    loc = space.start
-    return Gaussian(loc, torch.diag_embed(torch.as_tensor(scale).to(loc).expand_as(loc)))
-
-
-def _choose_precision(guide: AutoFlow, precision: str) -> None:
-    """Networks in single precision, unless double is wanted or a base of the user's own is in double."""
-    if precision == "mixed" and guide.base is None:
-        for part in (guide.transform[0], guide.transform[-1].params):
-            part.float()
-    elif precision == "double":
-        guide.transform.double()
-        if isinstance(guide.base, MixtureBase):
-            guide.base = guide.base.to(torch.zeros((), dtype=torch.float64))
-
-
 def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
     """Log weights of the guide as it stands, with the gradient of the objective."""
-    return objective(guide.get_posterior(), density, num_particles)
+    return objective(guide.core_posterior(), density, num_particles)
 
 
 def _model_parameters(density: LogJoint) -> list[Tensor]:
@@ -291,7 +254,7 @@ def _fit_flow(
 def _balance(guide: AutoFlow, density: Density) -> None:
     """Moves mass between the components of the base, where it has some."""
     if isinstance(guide.base, MixtureBase):
-        balance(guide.get_posterior(), density)
+        balance(guide.core_posterior(), density)
 
 
 def _show(bar: tqdm, stage: str, elbo: float) -> None:

@@ -85,6 +85,7 @@ class AutoFlow(AutoContinuous):
                 f"functools.partial(flows.realnvp, layers=4), got {type(flow).__name__}"
             )
         super().__init__(model, init_loc_fn=init_loc_fn)
+        self._is_within = False
         self._make = (flow, init_scale, base)
 
     def setup(self, *args: object, **kwargs: object) -> "AutoFlow":
@@ -124,22 +125,42 @@ class AutoFlow(AutoContinuous):
         self.base = base if base is None or isinstance(base, Distribution) else base(self.latent_dim)
         self._make = None
 
+    @property
+    def core(self) -> Compose:
+        """The flow and the affine map: the transform without the fixed coordinates of :meth:`within`."""
+        return self.transform[0] if self._is_within else self.transform
+
+    @property
+    def fixed(self) -> FlowTransform | None:
+        """The coordinates of :meth:`within`."""
+        return self.transform[1] if self._is_within else None
+
+    def core_posterior(self) -> FlowDistribution:
+        """The distribution of the core, in the coordinates of :meth:`within`."""
+        return FlowDistribution(self.base, self.core)
+
+    def within(self, fixed: FlowTransform) -> "AutoFlow":
+        """Puts flow and affine map into other coordinates, from which a fixed map leads on; returns the guide."""
+        self._check_ready()
+        self.transform, self._is_within = Compose([self.core, fixed]), True
+        return self
+
     def start_at(self, loc: Tensor, scale_tril: Tensor) -> "AutoFlow":
         """Makes the affine map at the end that of a Gaussian; returns the guide.
 
         Until the guide is converted, as by ``.float()``, a full-rank map is computed in the precision of these.
 
         Args:
-            loc: mean in unconstrained space, of shape ``(D,)``.
+            loc: mean in unconstrained space, or in the coordinates of :meth:`within`, of shape ``(D,)``.
             scale_tril: lower triangular root of the covariance, of shape ``(D, D)``; beyond 1000 latents only its
                 diagonal is used.
         """
         self._check_ready()
-        affine, first = self.transform[-1], next(self.transform.parameters())
+        affine, first = self.core[-1], next(self.transform.parameters())
         if isinstance(affine, LowerTriangular):
             affine.to(loc).frame_(loc, scale_tril).params.to(first)
         else:
-            self.transform.transforms[-1] = Affine(self.latent_dim, loc=loc, scale=scale_tril.diagonal()).to(first)
+            self.core.transforms[-1] = Affine(self.latent_dim, loc=loc, scale=scale_tril.diagonal()).to(first)
         return self
 
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:

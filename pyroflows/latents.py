@@ -47,9 +47,14 @@ class Site:
         return torch.Size(self.transform.inverse_shape(self.shape))
 
     @property
+    def size(self) -> int:
+        """How many places it takes in the vector."""
+        return math.prod(self.unconstrained_shape)
+
+    @property
     def stop(self) -> int:
         """One past the last place in the vector."""
-        return self.start + math.prod(self.unconstrained_shape)
+        return self.start + self.size
 
 
 class LatentSpace:
@@ -104,7 +109,7 @@ class LatentSpace:
             batch = value.shape[: value.dim() - len(site.shape)]
             u = site.transform.inv(value)
             total = total - _sum_to(site.transform.log_abs_det_jacobian(u, value), batch)
-            parts.append(u.reshape((*batch, site.stop - site.start)))
+            parts.append(u.reshape((*batch, site.size)))
         return torch.cat(parts, dim=-1), total
 
 
@@ -138,7 +143,7 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
     if not any(latent_nodes(trace)):
         raise ValueError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
-        if isinstance(_innermost(node["fn"]), Delta):
+        if isinstance(innermost(node["fn"]), Delta):
             raise ValueError(
                 f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
                 f"or pyro.deterministic({name!r}, value)"
@@ -153,7 +158,7 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
     _check_density(trace)
 
 
-def _innermost(fn: Distribution) -> Distribution:
+def innermost(fn: Distribution) -> Distribution:
     """The distribution under masks, expansions and event dimensions."""
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist

@@ -18,11 +18,12 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("guides", "check", "priors"),
     ("encoders", "vae", "dequantise"),
     ("infer",),
+    ("noncentered",),
     ("diagnostics", "report", "replay", "archive"),
     ("plots", "checks"),
     ("draws",),
     ("refine",),
-    ("posterior", "density"),
+    ("posterior", "density", "stages"),
     ("fit",),
     ("calibrate",),
 )

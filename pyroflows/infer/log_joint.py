@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
 from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
@@ -100,6 +101,12 @@ class LogJoint:
         found = trace_of(poutine.condition(self.model, data=data), self.args, self.kwargs)
         check_latents(self.space.sites, found)
         return found
+
+    def priors(self, z: Tensor) -> dict[str, Distribution]:
+        """The distributions that the latent sites are drawn from, where the others are those of a vector ``(D,)``."""
+        with self._settings():
+            nodes = self.trace(self.constrain(in_precision(z, self.dtype))).nodes
+        return {site.name: nodes[site.name]["fn"] for site in self.space.sites}
 
     def terms(self, z: Tensor) -> dict[str, Tensor]:
         """The log density of each site ``(B,)`` at vectors ``(B, D)``, and that of the change of variables."""
