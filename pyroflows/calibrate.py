@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import plots, report
+from .checks import INTERRUPTED
 from .draws import Draws
 from .fit import fit as default_fit
 from .latents import Model, is_minibatch, latent_nodes, trace_of
@@ -180,6 +181,8 @@ class _Fits:
             if len(self.failed) == HOPELESS and not self.done:
                 raise
             return None
+        if posterior.history.stopped == INTERRUPTED:
+            raise KeyboardInterrupt
         self.done += 1
         self._guide = posterior.guide if self.warm_start else None
         found = posterior if self.refine is None else posterior.refine(self.refine)

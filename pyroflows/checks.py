@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from .guides import AutoFlow
+from .guides import FULL_RANK_LIMIT, AutoFlow
 from .infer import Gaussian, LogJoint, Trainer
 from .infer.gaussian import values
 from .latents import LatentSpace, Model, trace_of
@@ -18,13 +18,13 @@ from .replay import ROWS
 
 # Doublings of the distance along a direction, and those at its start and at its end that are compared.
 DOUBLINGS, NEAR, FAR = 20, 3, 3
-# How many axes are followed, and how far from the start or how much wider than it is suspicious, in its sds.
+# How many of the widest axes and coordinates are followed; how far from the start, or how much wider, is suspicious.
 AXES, RUNAWAY = 50, 100.0
 # Draws whose values and whose slopes are looked at, pairs between which slopes are summed up, places between them.
 VALUES, SLOPES, PAIRS, NODES = 4000, 256, 8, 16
 # The part of a change that slopes may miss, and nats beside it.
 SHARE, NATS = 0.1, 0.05
-IMPROPER = "The posterior seems improper"
+IMPROPER, INTERRUPTED = "The posterior seems improper", "interrupted"
 
 
 def check_guide(guide: AutoFlow, model: Model, args: tuple, kwargs: dict) -> None:
@@ -39,8 +39,7 @@ def check_guide(guide: AutoFlow, model: Model, args: tuple, kwargs: dict) -> Non
 def check_slope(density: LogJoint) -> None:
     """Raises unless the log joint depends on the latents in a way that gradients can follow."""
     z = density.space.start.detach()[None].requires_grad_()
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what there is to warn of comes again in the fit
+    with torch.enable_grad():
         moves = density(z).requires_grad
     if not moves:
         raise ValueError(
@@ -60,7 +59,7 @@ def check_proper(log_density: Callable[[Tensor], Tensor], space: LatentSpace, fo
 def improper(log_density: Callable[[Tensor], Tensor], around: Gaussian) -> Tensor | None:
     """A direction in which a density does not fall as fast as 1 / distance, so that its integral cannot be finite.
 
-    Followed are the widest principal axes of a Gaussian and all coordinates, from its mean out, to 500,000 of its
+    Followed are the widest principal axes and coordinates of a Gaussian, from its mean out, to 500,000 of its
     standard deviations or to where the log density is no longer finite. There is no end where shells, each twice as
     far as the one before, hold more and more of the mass. (That a transform saturates far out does not count.)
 
@@ -76,13 +75,15 @@ def improper(log_density: Callable[[Tensor], Tensor], around: Gaussian) -> Tenso
         >>> improper(flat, Gaussian(torch.zeros(2).double(), torch.eye(2).double())).abs()
         tensor([0., 1.], dtype=torch.float64)
     """
-    axes, sizes, _ = torch.linalg.svd(around.scale_tril)
-    own = around.scale_tril.norm(dim=1).diag()
-    lines = torch.cat([(axes * sizes).mT[:AXES], own])
+    own = around.scale_tril.norm(dim=1)
+    lines = own.diag()[own.argsort(descending=True)[:AXES]]
+    if len(own) <= FULL_RANK_LIMIT:
+        axes, sizes, _ = torch.linalg.svd(around.scale_tril)
+        lines = torch.cat([(axes * sizes).mT[:AXES], lines])
     lines = torch.cat([lines, -lines])
     far = 2.0 ** torch.arange(DOUBLINGS).to(lines)
     points = around.loc + far[:, None, None] * lines
-    found = values(log_density, points.flatten(0, 1)).reshape(DOUBLINGS, -1)
+    found = torch.cat([values(log_density, rows) for rows in points.flatten(0, 1).split(ROWS)]).reshape(DOUBLINGS, -1)
     mass = found - found[0] + far.log()[:, None]
     count = mass.isfinite().long().cumprod(0).sum(0)
     last, before = (mass.gather(0, (count - back).clamp_min(0)[None])[0] for back in (1, 1 + FAR))
@@ -135,7 +136,7 @@ def kept(trainer: Trainer) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, FloatingPointError) as error:
         trainer.finish()
-        reason = str(error) or "interrupted"
+        reason = str(error) or INTERRUPTED
         trainer.history.stopped = reason.split(":")[0]
         warnings.warn(
             f"fit: broken off after {trainer.done} steps of the flow: the posterior is that of the steps so far "
@@ -154,7 +155,7 @@ def _spread(z: Tensor) -> Gaussian:
 
 def _endless(log_density: Callable[[Tensor], Tensor], found: Gaussian, start: Gaussian) -> Tensor | None:
     """A direction without an end from what was found, or, where that is too far out for rounding, halfway there."""
-    growth = torch.linalg.matrix_norm(found.scale_tril, 2) / torch.linalg.matrix_norm(start.scale_tril, 2)
+    growth = found.scale_tril.norm(dim=1).max() / start.scale_tril.norm(dim=1).max()
     for around in (found, Gaussian(start.loc, found.scale_tril / growth.sqrt())):
         direction = improper(log_density, around)
         if direction is not None:
@@ -203,6 +204,8 @@ def _holes(density: LogJoint, z: Tensor) -> Iterator[str]:
 
 def _misses(density: LogJoint, z: Tensor) -> Iterator[str]:
     """Sites whose gradient, summed up on the way from draw to draw, does not give the change of the log density."""
+    if density.minibatch:  # no two calls see the same data
+        return
     ends, (nodes, shares) = z[: PAIRS + 1], np.polynomial.legendre.leggauss(NODES)
     steps = ends[1:] - ends[:-1]
     way = ends[:-1] + torch.as_tensor((nodes + 1) / 2).to(z)[:, None, None] * steps

@@ -73,7 +73,7 @@ def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, f
 
     Example:
         >>> draws = np.random.default_rng(0).standard_cauchy(4000)
-        >>> list(heavy_tails(np.zeros(4000), {"cauchy": draws, "root": np.sqrt(np.abs(draws)) ** 0.5}))
+        >>> list(heavy_tails(np.zeros(4000), {"cauchy": draws, "log": np.log(np.abs(draws))}))
         ['cauchy']
 
     References:

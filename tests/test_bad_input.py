@@ -270,3 +270,19 @@ def test_where_nothing_is_finite_the_start_says_so() -> None:
     around = Gaussian(torch.zeros(1).double(), torch.eye(1).double())
     with pytest.raises(FloatingPointError, match=r"no start has a finite ELBO.*init_loc_fn and a smaller init_scale"):
         best_start(lambda z: math.nan * z.sum(-1), around)
+
+
+@pytest.mark.slow
+def test_five_hundred_dimensions() -> None:
+    scale, y = torch.logspace(-1.0, 1.0, 500), torch.randn(500)
+
+    def model() -> None:
+        with pyro.plate("row", 500):
+            pyro.sample("y", dist.Normal(pyro.sample("x", dist.Normal(0.0, scale)), 1.0), obs=y)
+
+    posterior = fit(model, steps=300, progress=False)
+    assert posterior.diagnostics.grade == "good"
+    shrunk = scale.square() / (1 + scale.square())
+    draws = posterior.draws["x"]
+    assert ((draws.mean(0) - shrunk * y) / shrunk.sqrt()).abs().max() < 0.1
+    assert (draws.std(0) / shrunk.sqrt() - 1).abs().max() < 0.1

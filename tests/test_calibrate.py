@@ -144,6 +144,20 @@ def test_an_error_that_always_comes_is_shown() -> None:
         calibrate(means, torch.zeros(3), fit=broken, **SILENT)
 
 
+def test_it_can_be_stopped_by_hand() -> None:
+    calls = []
+
+    def stopped(model: Callable, *args: object, **options: object) -> Posterior:
+        calls.append(0)
+        posterior = exact(model, *args)
+        posterior.history.stopped = "interrupted" if len(calls) == 3 else ""
+        return posterior
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(means, torch.zeros(3), fit=stopped, num_simulations=20, **SILENT)
+    assert len(calls) == 3
+
+
 def test_the_plot_has_a_panel_for_each_scalar() -> None:
     ranks = np.random.default_rng(0).integers(0, 100, size=(200, 5))
     found = Calibration({"x": ranks}, draws=99)
