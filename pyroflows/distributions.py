@@ -1,5 +1,6 @@
 """A flow as a Pyro distribution."""
 
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -132,7 +133,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
 def standard_normal(transform: FlowTransform) -> Independent:
     """The standard normal of the transform's size, on its device and in its dtype."""
-    tensors = [*transform.parameters(), *transform.buffers()]
+    tensors = chain(transform.parameters(), transform.buffers())
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     loc = torch.zeros(transform.input_dim, dtype=like.dtype, device=like.device)
     return Independent(Normal(loc, torch.ones_like(loc), validate_args=False), 1, validate_args=False)

@@ -52,7 +52,7 @@ class Epochs:
     def __init__(self, module: nn.Module, *, lr: float, weight_decay: float = 0.0, average: float = 0.99) -> None:
         self.module, self.lr, self.average = module, lr, average
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay)
+        self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         self.mean = [p.detach().clone() for p in self.parameters]
         self.best: dict[str, Tensor] | None = None
         self.log, self.steps = EpochLog(), 0
@@ -129,7 +129,7 @@ class Epochs:
         self.adam.step()
         with torch.no_grad():
             weight = averaging_weight(self.average, self.steps)
-            torch._foreach_lerp_(self.mean, [p.detach() for p in self.parameters], weight)
+            torch._foreach_lerp_(self.mean, self.parameters, weight)
         return value
 
     @torch.no_grad()

@@ -59,6 +59,12 @@ def is_symbolic(*tensors: Tensor) -> bool:
     return any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
 
 
+def is_autocast(z: Tensor) -> bool:
+    """Whether products are rounded more than ``z`` is."""
+    kind = z.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_counts(caller: str, least: dict[str, int], **counts: object) -> None:
     """Raises a ValueError unless each count is a whole number that is not below its least, 1 where none is named."""
     for name, value in counts.items():

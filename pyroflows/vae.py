@@ -71,7 +71,7 @@ class VAE(PyroModule):
 
     def elbo(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """One draw's estimate of the ELBO of each row, of shape ``(rows,)``, in nats, with gradients."""
-        return self._log_weights(x, context, self.encoder(x), 1)[0]
+        return self._log_weights(x, context, self.encoder(x), ())
 
     @torch.no_grad()
     def log_likelihood(self, x: Tensor, samples: int = 1000, context: Tensor | None = None) -> Tensor:
@@ -86,7 +86,7 @@ class VAE(PyroModule):
         _check(x, context)
         posterior, size = self.encoder(x), max(CHUNK // len(x), 1)
         sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)
-        parts = [self._log_weights(x, context, posterior, count).logsumexp(0) for count in sizes]
+        parts = [self._log_weights(x, context, posterior, (count,)).logsumexp(0) for count in sizes]
         return torch.stack(parts).logsumexp(0) - math.log(samples)
 
     @torch.no_grad()
@@ -158,11 +158,14 @@ class VAE(PyroModule):
         found = torch.cat([self.elbo(x, context) for x, context in _Checked(self, loader)])
         return -found.mean().item()
 
-    def _log_weights(self, x: Tensor, context: Tensor | None, posterior: TorchDistribution, count: int) -> Tensor:
-        """``log p(x, z) - log q(z | x)`` at draws of ``q``, of shape ``(count, rows)``."""
-        z = posterior.rsample((count,))
+    def _log_weights(
+        self, x: Tensor, context: Tensor | None, posterior: TorchDistribution, draws: tuple[int, ...]
+    ) -> Tensor:
+        """``log p(x, z) - log q(z | x)`` at draws of ``q``, of shape ``(*draws, rows)``."""
+        z = posterior.rsample(draws)
         log_q = posterior.log_prob(z)
-        return self._likelihood(z, x).log_prob(x) + self.prior(context).log_prob(z) - log_q
+        # Called, a PyroModule looks at each parameter, as Pyro's handlers want it; here there are none.
+        return self._likelihood(z, x).log_prob(x) + self.prior.forward(context).log_prob(z) - log_q
 
     def _likelihood(self, z: Tensor, x: Tensor) -> TorchDistribution:
         """The distribution of rows like ``x``; raises if that cannot have made ``x``."""

@@ -159,4 +159,4 @@ def test_a_compiler_without_the_instructions_is_asked_again(monkeypatch: pytest.
 
     monkeypatch.setattr("torch._inductor.compile", old)
     CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
-    assert asked == [{"cpp.vec_isa_ok": True}, {}]
+    assert asked == [{"cpp.vec_isa_ok": True, "cpp_wrapper": True}, {}]

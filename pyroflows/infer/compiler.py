@@ -10,6 +10,9 @@ from torch._guards import TracingContext, tracing
 
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
 TRUST = {"cpp.vec_isa_ok": True}
+# The whole graph in one C++ file: to start and link costs as much as five kernels, each would be a file of its own
+# and be called from Python.
+ONE_FILE = {"cpp_wrapper": True}
 
 
 def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None = None) -> Callable:
@@ -38,9 +41,13 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         # Inductor's cache on disk is used only where a context says that no shape is symbolic.
         fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
         examples = [fake.from_tensor(t.detach(), static_shapes=True) for t in inputs]
+        # C++ is written for the tensors noted in the graph, and where some are not noted it fails.
+        for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
+            node.meta["val"] = example
+        one_file = ONE_FILE if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
             try:
-                run = _compile(module, examples, fake, {**options, **TRUST})
+                run = _compile(module, examples, fake, {**options, **TRUST, **one_file})
             except Exception:
                 from torch._inductor import cpu_vec_isa
 

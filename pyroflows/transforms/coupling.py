@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..bijectors import Bijector
+from ..bijectors import Affine, Bijector
 from ..nets import MLP, Activation, join
-from ..numeric import slope
+from ..numeric import is_autocast, slope
 from .base import FlowTransform
+from .written import Plan, affine_coupling, allowed, layers_of
 
 Net = Callable[[int, int], nn.Module]
 
@@ -78,6 +79,10 @@ class Coupling(FlowTransform):
         return self.places[self.sizes[0] :]
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        tensors = self._written_out(z, context)
+        if tensors:
+            plan = Plan(self.sizes[0], self._sliced == "back", self.bijector.bound, inverse)
+            return affine_coupling(plan, z, context, tensors)
         kept, moved = self._split(z)
         value, ladj = self._move(kept, moved, context, inverse)
         return self._join(kept, value), ladj.sum(-1)
@@ -93,6 +98,12 @@ class Coupling(FlowTransform):
             score_moved = (score_moved - bend) * (-ladj.detach()).exp()
             score_kept = score_kept - slope([value, ladj], kept, [score_moved, torch.ones_like(ladj)])
         return self._join(kept, value), ladj.detach().sum(-1), self._join(score_kept, score_moved)
+
+    def _written_out(self, z: Tensor, context: Tensor | None) -> list[Tensor] | None:
+        """The tensors of the network where the gradient is written out, None where it is left to autograd."""
+        known = self._sliced and type(self.bijector) is Affine and allowed() and not is_autocast(z)
+        alike = context is None or context.shape[:-1] == z.shape[:-1]
+        return layers_of(self.net) if known and alike else None
 
     def _move(self, kept: Tensor, moved: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         """The moved half's new value and its elementwise ladj."""
@@ -115,12 +126,6 @@ class Coupling(FlowTransform):
     def extra_repr(self) -> str:
         """Sizes, bijector and the kept dimensions."""
         return f"{super().extra_repr()}, {self.bijector}, kept={self.kept.tolist()}"
-
-
-def _ends(sizes: list[int], kept: str) -> Tensor:
-    """The mask that keeps the front or the back."""
-    front = torch.arange(sum(sizes)) < (sizes[0] if kept == "front" else sizes[1])
-    return front if kept == "front" else ~front
 
 
 def _ends(sizes: list[int], kept: str) -> Tensor:

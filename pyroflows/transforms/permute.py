@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import FlowTransform
+from .written import allowed, reorder
 
 
 class Permute(FlowTransform):
@@ -30,7 +31,8 @@ class Permute(FlowTransform):
         self.register_buffer("order_back", order.argsort())
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        value = z.index_select(-1, self.order_back if inverse else self.order)
+        orders = (self.order_back, self.order) if inverse else (self.order, self.order_back)
+        value = reorder(z, *orders) if allowed() else z.index_select(-1, orders[0])
         return value, z.new_zeros(z.shape[:-1])
 
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:

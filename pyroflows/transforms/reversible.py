@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..numeric import is_traced
+from ..numeric import is_autocast, is_traced
 from .base import FlowTransform
 
 Parts = Sequence[FlowTransform]
@@ -29,15 +29,9 @@ def reversible_chain(parts: Parts, z: Tensor, context: Tensor | None, inverse: b
     """
     tensors = () if is_traced(z) else [tensor for part in parts for tensor in _state(part).values()]
     given = [z, *tensors] if context is None else [z, context, *tensors]
-    if is_traced(*given) or _is_autocast(z) or not (torch.is_grad_enabled() and any(map(_moves, given))):
+    if is_traced(*given) or is_autocast(z) or not (torch.is_grad_enabled() and any(map(_moves, given))):
         return chain(parts, z, context, inverse)
     return _Reversible.apply(parts, inverse, z, context, *tensors)
-
-
-def _is_autocast(z: Tensor) -> bool:
-    """Whether products are rounded more than ``z`` is, so that nothing can be recomputed from it."""
-    kind = z.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 class _Reversible(torch.autograd.Function):
