@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .bijectors import Affine as AffineBijector
-from .bijectors import Bend, Bijector, RQSpline, Shift
+from .bijectors import Bend, Bijector, RQSpline, Shift, Tails
 from .nets import Activation
 from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular, Permute
 from .transforms.coupling import Net
@@ -56,6 +56,7 @@ def realnvp(
     net: Net | None = None,
     bound: float = 3.0,
     bends: int = 2,
+    tails: bool = True,
 ) -> Compose:
     """Affine couplings with random half masks, each followed by its complement: fast both ways.
 
@@ -68,8 +69,10 @@ def realnvp(
         activation: makes the networks' non-linearity.
         net: makes the networks from ``(inputs, outputs)``, see :class:`~pyroflows.transforms.Coupling`.
         bound: largest absolute log scale of one coupling.
-        bends: smooth bends of each dimension at the end, evenly placed from -1 to 1: they give it skewness and tails,
-            which affine couplings express badly; 0 gives the affine couplings alone.
+        bends: smooth bends of each dimension at the end, evenly placed from -1 to 1: they give it skewness, which
+            affine couplings express badly.
+        tails: let both tails of each dimension be heavier or lighter than the base's, see
+            :class:`~pyroflows.bijectors.Tails`. With neither this nor bends, the flow is the affine couplings alone.
 
     Raises:
         ValueError: if ``layers`` is below 2.
@@ -83,11 +86,13 @@ def realnvp(
         [1.0, 1.0, 1.0, 1.0]
     """
     options = {"hidden_dims": hidden_dims, "activation": activation}
-    if input_dim == 1:
-        return _scalar(context_dim, **options)
-    parts = _couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options)
     places = torch.linspace(-1.0, 1.0, bends).tolist() if bends != 1 else [0.0]
-    return Compose([*parts, *(Elementwise(input_dim, Bend(place), context_dim, **options) for place in places)])
+    each = [*map(Bend, places), *([Tails()] if tails else [])]
+    last = [Elementwise(input_dim, bijector, context_dim, **options) for bijector in each]
+    if input_dim == 1:
+        return Compose([*_scalar(context_dim, **options), *last])
+    parts = _couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options)
+    return Compose([*parts, *last])
 
 
 def maf(

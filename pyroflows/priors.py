@@ -1,6 +1,7 @@
 """A flow as a prior: a module that is called for a distribution."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pyro.distributions import Distribution, Independent, MixtureOfDiagNormals, Normal
@@ -38,6 +39,10 @@ class NormalPrior(PyroModule):
         return between(a, b, steps)
 
 
+# A decoder follows, which can do for each dimension what bends and tails would.
+couplings = partial(realnvp, bends=0, tails=False)
+
+
 class FlowPrior(PyroModule):
     """Called, it gives a flow distribution: ``pyro.sample("z", prior())`` where a ``Normal`` stood.
 
@@ -68,7 +73,7 @@ class FlowPrior(PyroModule):
     def __init__(
         self,
         input_dim: int,
-        flow: Callable[..., FlowTransform] = realnvp,
+        flow: Callable[..., FlowTransform] = couplings,
         context_dim: int = 0,
         *,
         components: int = 1,

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyroflows import flows
 from pyroflows import transforms as tr
-from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift
+from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift, Tails
 
 SMALL = {"hidden_dims": (8, 8)}
 # The tracer of torch 2.13 warns about code of its own.
@@ -25,6 +25,7 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "leaky_relu": LeakyReLU,
     "bend": Bend,
     "bend_aside": partial(Bend, center=-1.0, bound=0.5),
+    "tails": Tails,
     "spline": RQSpline,
     "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
     "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from torch.testing import assert_close
 
 from cases import BIJECTORS
-from pyroflows.bijectors import Affine, LeakyReLU, RQSpline, Shift
+from pyroflows.bijectors import Affine, LeakyReLU, RQSpline, Shift, Tails
 from pyroflows.transforms import Elementwise
 
 SPLINE = RQSpline(bins=16)
@@ -193,3 +193,16 @@ def test_spline_slopes_follow_their_parameter() -> None:
 def test_spline_refuses_constants_out_of_range(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"expected bins >= 2, bound > 0 and 0 < min_bin < 1, got RQSpline\("):
         RQSpline(**wrong)
+
+
+def test_tails_of_a_normal_become_those_of_an_exponential() -> None:
+    """Far out log survival falls with a constant slope, rather than ever faster: -1 / (2 sqrt(a)) a unit."""
+    tails = Tails(bound=1e6)  # so that a is all but the strength
+    x = torch.tensor([8.0, 16.0], dtype=torch.float64)
+    strength = torch.tensor(0.25, dtype=torch.float64)
+    y, _ = tails.forward(x, torch.zeros_like(strength), strength)
+    slope = torch.special.log_ndtr(-x).diff() / y.diff()
+    assert slope.item() == pytest.approx(-1.0, rel=0.02)
+    left, ladj = tails.forward(-x, torch.zeros_like(strength), strength)
+    assert_close(left, -x)
+    assert_close(ladj, torch.zeros_like(x))

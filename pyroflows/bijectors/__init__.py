@@ -4,5 +4,6 @@ from .affine import Affine, LeakyReLU, Shift
 from .base import Bijector
 from .bend import Bend
 from .spline import RQSpline
+from .tails import Tails
 
-__all__ = ["Affine", "Bend", "Bijector", "LeakyReLU", "RQSpline", "Shift"]
+__all__ = ["Affine", "Bend", "Bijector", "LeakyReLU", "RQSpline", "Shift", "Tails"]

@@ -16,7 +16,7 @@ class Bijector(ABC):
     1. everything broadcasts: the value has the broadcast shape, the ladj one that broadcasts to it;
     2. ladj is ``log |d out / d in|`` of the direction taken;
     3. parameters that are all zero give the identity;
-    4. slopes are bounded away from zero and infinity, whatever the parameters.
+    4. slopes are bounded away from zero and infinity on every interval, whatever the parameters.
 
     ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`.
     """
