@@ -40,11 +40,7 @@ def build(kind: str) -> pf.VAE:
     posterior, flow = KINDS[kind]
     net = nn.Sequential(nn.Linear(784, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
     layers = [nn.Linear(LATENTS, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 784)]
-    prior = (
-        pf.FlowPrior(LATENTS, partial(pf.flows.realnvp, layers=8, bends=0, tails=False))
-        if flow
-        else pf.NormalPrior(LATENTS)
-    )
+    prior = pf.FlowPrior(LATENTS, partial(pf.flows.realnvp, layers=8, bends=0)) if flow else pf.NormalPrior(LATENTS)
     return pf.VAE(pf.FlowEncoder(net, WIDTH, LATENTS, posterior), nn.Sequential(*layers), prior)
 
 

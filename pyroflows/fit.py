@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .bases import MixtureBase
 from .checks import check_guide, check_slope, explained, faults, kept
-from .flows import realnvp
+from .flows import with_tails
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
     Annealed,
@@ -48,7 +48,7 @@ LOOK = 100
 def fit(
     model: Callable,
     *args: object,
-    flow: Callable[[int], FlowTransform] = realnvp,
+    flow: Callable[[int], FlowTransform] = with_tails,
     guide: AutoFlow | None = None,
     init_loc_fn: Callable = init_to_prior,
     init_scale: float | Tensor = 1.0,

@@ -56,7 +56,7 @@ def realnvp(
     net: Net | None = None,
     bound: float = 3.0,
     bends: int = 2,
-    tails: bool = True,
+    tails: bool = False,
 ) -> Compose:
     """Affine couplings with random half masks, each followed by its complement: fast both ways.
 
@@ -72,7 +72,7 @@ def realnvp(
         bends: smooth bends of each dimension at the end, evenly placed from -1 to 1: they give it skewness, which
             affine couplings express badly.
         tails: let both tails of each dimension be heavier or lighter than the base's, see
-            :class:`~pyroflows.bijectors.Tails`. With neither this nor bends, the flow is the affine couplings alone.
+            :class:`~pyroflows.bijectors.Tails`. With neither these nor bends, the flow is the affine couplings alone.
 
     Raises:
         ValueError: if ``layers`` is below 2.
@@ -93,6 +93,11 @@ def realnvp(
         return Compose([*_scalar(context_dim, **options), *last])
     parts = _couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options)
     return Compose([*parts, *last])
+
+
+def with_tails(input_dim: int, context_dim: int = 0) -> Compose:
+    """:func:`realnvp` with ``tails``, the default of guides: positive and bounded parameters have such tails."""
+    return realnvp(input_dim, context_dim, tails=True)
 
 
 def maf(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
 from .distributions import FlowDistribution
-from .flows import realnvp
+from .flows import with_tails
 from .latents import LatentSpace, check_model
 from .numeric import seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
@@ -48,7 +48,7 @@ class AutoFlow(AutoContinuous):
     Args:
         model: a Pyro model whose latents are continuous.
         flow: makes the flow from the number of latents, for example ``functools.partial(flows.nsf, layers=4)``;
-            by default :func:`~pyroflows.flows.realnvp`. Use ``partial`` rather than a lambda to pickle a guide
+            by default :func:`~pyroflows.flows.with_tails`. Use ``partial`` rather than a lambda to pickle a guide
             that is not yet set up.
         init_loc_fn: where each site starts, see Pyro's autoguide initialization. By default the prior's median,
             and the origin of unconstrained space where the prior cannot be sampled.
@@ -73,7 +73,7 @@ class AutoFlow(AutoContinuous):
     def __init__(
         self,
         model: Callable,
-        flow: Callable[[int], FlowTransform] = realnvp,
+        flow: Callable[[int], FlowTransform] = with_tails,
         *,
         init_loc_fn: Callable = init_to_prior,
         init_scale: float | Tensor = 0.1,

@@ -39,8 +39,8 @@ class NormalPrior(PyroModule):
         return between(a, b, steps)
 
 
-# A decoder follows, which can do for each dimension what bends and tails would.
-couplings = partial(realnvp, bends=0, tails=False)
+# A decoder follows, which can do for each dimension what bends would.
+couplings = partial(realnvp, bends=0)
 
 
 class FlowPrior(PyroModule):

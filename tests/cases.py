@@ -90,6 +90,7 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "nice_net": lambda c: flows.nice(3, c, layers=2, net=nn.Linear),
     "realnvp": lambda c: flows.realnvp(5, c, layers=4, **SMALL),
     "realnvp_1d": lambda c: flows.realnvp(1, c, **SMALL),
+    "realnvp_tails": lambda c: flows.realnvp(3, c, layers=2, tails=True, **SMALL),
     "realnvp_net": lambda c: flows.realnvp(2, c, layers=3, net=nn.Linear, bound=1.0),
     "maf": lambda c: flows.maf(3, c, layers=2, **SMALL),
     "copula": lambda c: flows.copula(3, c, layers=2, **SMALL),

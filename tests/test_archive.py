@@ -74,7 +74,18 @@ def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
 def test_the_file_holds_no_code(path: Path) -> None:
     made().save(path)
     found = torch.load(path, weights_only=True)
-    assert set(found) == {"format", "sites", "state", "log_joint", "history", "dtype", "base", "num_draws", "seed"}
+    assert set(found) == {
+        "format",
+        "sites",
+        "noncentered",
+        "state",
+        "log_joint",
+        "history",
+        "dtype",
+        "base",
+        "num_draws",
+        "seed",
+    }
 
 
 @pytest.mark.parametrize(

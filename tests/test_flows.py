@@ -123,8 +123,8 @@ def kinds(flow: Compose) -> list[type]:
 
 def test_layers() -> None:
     assert kinds(flows.nice(3, layers=4)) == [Coupling] * 4 + [AffineMap]
-    assert kinds(flows.realnvp(3, layers=5)) == [Coupling] * 5 + [Elementwise] * 3
-    assert kinds(flows.realnvp(3, layers=2, bends=0, tails=False)) == [Coupling] * 2
+    assert kinds(flows.realnvp(3, layers=5)) == [Coupling] * 5 + [Elementwise] * 2
+    assert kinds(flows.realnvp(3, layers=2, bends=0)) == [Coupling] * 2
     assert kinds(flows.maf(3, layers=2)) == kinds(flows.iaf(3, layers=2)) == [Autoregressive] * 2
     assert kinds(flows.nsf(3, layers=2)) == [Coupling, Coupling, AffineMap]
     assert kinds(flows.nsf(3, structure="autoregressive", layers=1)) == [Autoregressive, AffineMap]
@@ -136,16 +136,16 @@ def test_one_dimension() -> None:
     assert kinds(flows.nice(1)) == [AffineMap]
     for name in ("realnvp", "maf", "iaf", "nsf", "nsf_maf", "copula"):
         flow = RECIPES[name](1, 2, **SMALL)
-        assert kinds(flow) == [Elementwise, AffineMap] + [Elementwise] * (3 if name == "realnvp" else 0)
+        assert kinds(flow) == [Elementwise, AffineMap] + [Elementwise] * (2 if name == "realnvp" else 0)
         assert flow.context_dim == 2
     assert flows.nsf(1, bins=5, bound=2.0)[0].bijector == RQSpline(bins=5, bound=2.0)
 
 
 def test_bijectors() -> None:
-    plain = flows.realnvp(3, bound=1.5, bends=0, tails=False)
+    plain = flows.realnvp(3, bound=1.5, bends=0)
     assert {part.bijector for part in layers_of(plain)} == {Affine(bound=1.5)}
-    assert [part.bijector for part in layers_of(flows.realnvp(3))[-3:]] == [Bend(-1.0), Bend(1.0), Tails()]
-    assert [part.bijector for part in layers_of(flows.realnvp(3, bends=1, tails=False))[-2:]] == [Affine(3.0), Bend()]
+    assert [part.bijector for part in layers_of(flows.with_tails(3))[-3:]] == [Bend(-1.0), Bend(1.0), Tails()]
+    assert [part.bijector for part in layers_of(flows.realnvp(3, bends=1))[-2:]] == [Affine(3.0), Bend()]
     assert {part.bijector for part in flows.maf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in flows.iaf(3, bound=1.5)} == {Affine(bound=1.5)}
     assert {part.bijector for part in layers_of(flows.nice(3))[:-1]} == {Shift()}
@@ -164,7 +164,7 @@ def test_the_cheap_direction() -> None:
 
 def test_couplings_keep_random_halves_in_complementary_pairs() -> None:
     order, kept = torch.arange(7), []
-    for part in flows.realnvp(7, layers=6, bends=0, tails=False):
+    for part in flows.realnvp(7, layers=6, bends=0):
         if isinstance(part, Permute):
             order = order[part.order]
         else:
