@@ -43,7 +43,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return forward
 
-    for kind in (written._AffineCoupling, written._Reorder):
+    for kind in (written._AffineCoupling, written._ScoredCoupling, written._Reorder):
         monkeypatch.setattr(kind, "forward", staticmethod(watch(kind, kind.forward)))
     return found
 
@@ -59,6 +59,25 @@ def test_traced_gradients_are_those_of_autograd(way: str, context: Tensor | None
     graph = capture(lambda *z: loss_of(flow, way, z[0], *z[1:] or [None]), given, parameters=parameters)
     assert {"_AffineCoupling", "_Reorder"} == set(uses)
     close(graph(*given)[1], list(expected))
+
+
+@pytest.mark.parametrize("context", [None, CONTEXT], ids=["free", "context"])
+def test_a_traced_score_is_that_of_autograd(context: Tensor | None, uses: list[str]) -> None:
+    flow = coupled(0 if context is None else 2)
+    parameters = list(flow.parameters())
+
+    def found(x: Tensor, *rest: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        value, ladj, score = flow._map_and_score(x, rest[0] if rest else None, x.detach().cos())
+        return (value.sin() * (torch.arange(1, 6) + score)).sum(), (ladj, score)
+
+    given = [t for t in (ROWS, context) if t is not None]
+    loss, expected = found(*given)
+    slopes = torch.autograd.grad(loss, parameters)
+    assert not uses
+    (_, got), gradients = capture(found, given, parameters=parameters, has_aux=True)(*given)
+    assert "_ScoredCoupling" in uses
+    close(got, expected)
+    close(gradients, list(slopes))
 
 
 @pytest.mark.parametrize("way", ["forward", "inverse"])

@@ -9,7 +9,7 @@ from ..bijectors import Affine, Bijector
 from ..nets import MLP, Activation, join
 from ..numeric import is_autocast, slope
 from .base import FlowTransform
-from .written import Plan, affine_coupling, allowed, layers_of
+from .written import Plan, affine_coupling, allowed, layers_of, scored_coupling
 
 Net = Callable[[int, int], nn.Module]
 
@@ -81,13 +81,15 @@ class Coupling(FlowTransform):
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         tensors = self._written_out(z, context)
         if tensors:
-            plan = Plan(self.sizes[0], self._sliced == "back", self.bijector.bound, inverse)
-            return affine_coupling(plan, z, context, tensors)
+            return affine_coupling(self._plan(inverse), z, context, tensors)
         kept, moved = self._split(z)
         value, ladj = self._move(kept, moved, context, inverse)
         return self._join(kept, value), ladj.sum(-1)
 
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tensors = self._written_out(x, context)
+        if tensors:
+            return scored_coupling(self._plan(False), x, context, score, tensors)
         # With y = f(x; net(kept)) the Jacobian is triangular: the slope for y is that for x over f', and what y and
         # the ladj owe to the kept half is taken from the slope there.
         score_kept, score_moved = self._split(score)
@@ -104,6 +106,9 @@ class Coupling(FlowTransform):
         known = self._sliced and type(self.bijector) is Affine and allowed() and not is_autocast(z)
         alike = context is None or context.shape[:-1] == z.shape[:-1]
         return layers_of(self.net) if known and alike else None
+
+    def _plan(self, inverse: bool) -> Plan:
+        return Plan(self.sizes[0], self._sliced == "back", self.bijector.bound, inverse)
 
     def _move(self, kept: Tensor, moved: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         """The moved half's new value and its elementwise ladj."""

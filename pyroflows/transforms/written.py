@@ -106,6 +106,22 @@ def affine_coupling(plan: Plan, z: Tensor, context: Tensor | None, tensors: Sequ
     return value, ladj
 
 
+def scored_coupling(
+    plan: Plan, x: Tensor, context: Tensor | None, score: Tensor, tensors: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The value, the ladj and the carried score of an affine coupling, forward; the last two without gradients.
+
+    Args:
+        plan: what the coupling is.
+        x: shape ``(..., D)``.
+        context: shape ``(..., context_dim)``, or None.
+        score: slope of a log density at ``x``, of the shape of ``x``.
+        tensors: of the network, see :func:`layers_of`.
+    """
+    value, ladj, carried, *_ = _ScoredCoupling.apply(plan, x, context, score.detach(), *tensors)
+    return value, ladj, carried
+
+
 class _AffineCoupling(torch.autograd.Function):
     """An affine coupling with its network: the value, the summed ladj, and what the gradient needs besides.
 
@@ -158,6 +174,48 @@ class _AffineCoupling(torch.autograd.Function):
         return out, (0,) * len(out)
 
 
+class _ScoredCoupling(torch.autograd.Function):
+    """An affine coupling that carries a score along: its Jacobian is triangular, see ``Coupling._map_and_score``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(plan: Plan, x: Tensor, context: Tensor | None, score: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        value, ladj, squash, scale, *hidden = _AffineCoupling.forward(plan, x, context, *tensors)
+        score_kept, score_moved = plan.split(score)
+        shift = score_moved / scale
+        slope = torch.add(1, score_moved * plan.split(x)[1])
+        rows = _rows(shift, slope / (squash * squash))
+        for index in range(len(tensors) - 2, -1, -2):
+            rows = rows @ tensors[index]
+            if index:
+                rows = torch.ops.aten.silu_backward(rows, hidden[index - 2].view_as(rows))
+        through = rows.view(*x.shape[:-1], -1)[..., : plan.kept]
+        return value, ladj, plan.join(score_kept - through, shift), squash, scale, *hidden
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.plan, x, context, _, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.count = 2 + len(tensors)
+        ctx.save_for_backward(x, context, *tensors, output[0], *output[3:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *unused: None) -> tuple:
+        given, made = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        if torch.is_grad_enabled():
+            x, context, *tensors = _plain_gradient(ctx.plan, given, grad, None)
+        else:
+            x, context, *tensors = _gradient(ctx.plan, given, made, grad, None)
+        return None, x, context, None, *tensors
+
+
+def _rows(shift: Tensor, slope: Tensor) -> Tensor:
+    """Gradients of shifts and log scales as a matrix of rows, in the order in which the network gives them."""
+    return torch.stack([shift, slope], dim=-1).view(-1, 2 * shift.shape[-1])
+
+
 def _gradient(
     plan: Plan, given: Sequence[Tensor], made: Sequence[Tensor], grad: Tensor | None, grad_ladj: Tensor | None
 ) -> list[Tensor | None]:
@@ -172,7 +230,7 @@ def _gradient(
     slope = slope if grad_ladj is None else slope + grad_ladj.unsqueeze(-1)
     slope, shift = (-slope, -grad_moved) if plan.inverse else (slope, moving)
     # Through the network as a matrix of rows.
-    rows = torch.stack([shift, slope / (squash * squash)], dim=-1).view(-1, 2 * moved.shape[-1])
+    rows = _rows(shift, slope / (squash * squash))
     found: list[Tensor] = []
     inputs = [join(kept, context), *hidden[1::2]]
     for index in reversed(range(len(inputs))):
