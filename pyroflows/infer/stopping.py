@@ -7,8 +7,9 @@ from .trainer import History
 
 # Progress is judged by the mean ELBO of so many steps against that of as many before.
 WINDOW = 1000
-# Half the variance of the log weights is about the KL divergence left; below this the fit is done.
-SMALL_KL = 0.002
+# Half the variance of the log weights is about the KL divergence left; below this the fit is done. Most of so little is
+# noise of the learning rate: once that has fallen, an eighth to a half is left.
+SMALL_KL = 0.004
 
 
 def reason_to_stop(history: History, tolerance: float, small_kl: float = SMALL_KL) -> str:
