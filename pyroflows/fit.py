@@ -145,13 +145,11 @@ def fit(
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
-        place = plain = Place.of(density, None, around, 0 if extra else num_particles)
+        place = plain = Place.of(density, own.fixed, around, 0 if extra else num_particles)
         if fresh_start:
             places = _places(plain, density, noncentered if modes == 1 else False, num_particles)
             place = start_guide(own, places, density.space, goal, modes, (start, full_rank), bar)
             choose_precision(own, precision)
-        elif own.fixed is not None:
-            place = Place.of(density, own.fixed, around, 0 if extra else num_particles)
         weights = partial(_weights, own, place.density, num_particles, goal)
         if not fresh_start and isinstance(own.core[-1], LowerTriangular):
             history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))

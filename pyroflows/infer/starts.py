@@ -43,8 +43,7 @@ def best_start(
 
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
-        start: the plain start. Its dtype and device are used throughout, of which float64 is the safe one; a path
-            begins at its mean, too.
+        start: the plain start; a path begins at its mean, too. Its dtype (float64 is safe) and device are used.
         seconds: most for the path and for each match, about; small smooth models need far less.
         note: is told of each attempt.
 
