@@ -19,6 +19,7 @@ from ..nets import MaskedMLP
 from ..numeric import is_traced
 
 Tensors = Sequence[Tensor]
+BLOCK = 16
 
 
 def invert(net: MaskedMLP, bijector: Bijector, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -99,26 +100,47 @@ def _forward_walk(
     net: MaskedMLP, bijector: Bijector, y: Tensor, weights: Tensors, offsets: Tensors
 ) -> tuple[Tensor, Tensor]:
     """Finds ``x`` dimension by dimension, and its ladj; ``y`` has shape ``(N, D)``."""
-    levels = [_blank(w.shape[1], y, *weights, *offsets) for w in weights]
-    columns = [b.T if b.dim() == 2 else b.unsqueeze(-1) for b in offsets]
-    sizes = [_steps(net, k) for k in range(1, len(levels))] + [[net.group] * net.input_dim]
-    # Every view that a step needs and that does not depend on the step is cut here, in one call each.
-    rows = [w.split(size) for w, size in zip(weights, sizes, strict=True)]
-    added = [c.split(size) for c, size in zip(columns, sizes, strict=True)]
-    units = [level.split(size) for level, size in zip(levels[1:], sizes, strict=False)]
-    given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
-    hidden = list(zip(sizes, rows, added, units, levels, net.rows, strict=False))
-    last_row, last_added, last_level, last_seen = rows[-1], added[-1], levels[-1], net.rows[-1]
-    for i in range(net.input_dim):
-        for size, row, add, unit, level, seen in hidden:
-            if size[i]:
-                pre = torch.addmm(add[i], row[i][:, : seen[i]], level[: seen[i]])
-                unit[i].copy_(net.activation(pre))
-        flat = torch.addmm(last_added[i], last_row[i][:, : last_seen[i]], last_level[: last_seen[i]])
-        x, ladj = bijector.inverse(given[i], *bijector.unpack(flat.T))
-        found[i].copy_(x)
-        ladjs.append(ladj)
+    sizes = [[1] * net.input_dim, *(_steps(net, k) for k in range(1, len(weights))), [net.group] * net.input_dim]
+    # A level starts as what is added to it, so that products are summed up in place: x, hidden units, parameters.
+    levels = [_blank(sum(size), y, *weights, *offsets) for size in sizes]
+    for level, offset in zip(levels[1:], offsets, strict=True):
+        level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
+    # Views that all steps need are cut in one call each.
+    given, found, ladjs, activation = y.T.contiguous().unbind(), levels[0].unbind(), [], net.activation.forward
+    params = bijector.unpack(levels[-1].unflatten(0, (net.input_dim, net.group)).movedim(1, -1))
+    params = list(zip(*(p.unbind() for p in params), strict=True))
+    for first in range(0, net.input_dim, BLOCK):
+        layers = [_block(weights[k], *levels[k : k + 2], *sizes[k : k + 2], first) for k in range(len(weights))]
+        for i, (*hidden, (flat, row, known)) in enumerate(zip(*layers, strict=True), first):
+            for units, rows, below in hidden:
+                if len(units):
+                    units.addmm_(rows, below).copy_(activation(units))
+            flat.addmm_(row, known)
+            x, ladj = bijector.inverse(given[i], *params[i])
+            found[i].copy_(x)
+            ladjs.append(ladj)
     return levels[0].T.contiguous(), torch.stack(ladjs).sum(0)
+
+
+def _block(weight: Tensor, below: Tensor, level: Tensor, sizes_below: list[int], sizes: list[int], first: int) -> list:
+    """Adds to the units of a block of steps what earlier blocks tell, and cuts what its own steps multiply.
+
+    Returns:
+        For each step its units, its rows of the weight, and the units below that the block computes. Those that are
+        not known at a step have weights of zero there: fewer views cost less than the products with them.
+    """
+    (start, stop), (known, new) = _span(sizes, first), _span(sizes_below, first)
+    units, weight = level[start:stop], weight[start:stop]
+    if known:
+        units.addmm_(weight[:, :known], below[:known])
+    part = sizes[first : first + BLOCK]
+    return list(zip(units.split(part), weight[:, known:new].split(part), [below[known:new]] * len(part), strict=True))
+
+
+def _span(sizes: list[int], first: int) -> tuple[int, int]:
+    """The units of a level that become computable in the block of steps that begins with ``first``."""
+    start = sum(sizes[:first])
+    return start, start + sum(sizes[first : first + BLOCK])
 
 
 def _steps(net: MaskedMLP, layer: int) -> list[int]:
