@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from .compiler import compiled
 from .guard import LIFTS, Guard, Untraceable, reason
+from .record import record
 from .tidy import quick, tracing
 
 # A replay that differs from the function by more than rounding was traced wrongly.
@@ -126,7 +126,7 @@ def capture(
     tracer = _Tracer(function, parameters, has_aux, grad)
     with tracing():
         try:
-            module = make_fx(tracer, tracing_mode="real")(*_fresh(inputs))
+            module = record(tracer, _fresh(inputs))
             graph = Graph(*_lift(module, tracer.leaves), tracer.spec, tracer.used)
             if verify:
                 _verify(graph, tracer, inputs)
@@ -138,7 +138,7 @@ def capture(
 
 
 class _Tracer:
-    """The function with its gradients as a flat list; notes what it meets when it is run under make_fx."""
+    """The function with its gradients as a flat list; notes what it meets when it is recorded."""
 
     def __init__(self, function: Callable, parameters: Sequence[Tensor] | None, has_aux: bool, grad: bool) -> None:
         self.function, self.has_aux, self.grad = function, has_aux, grad
@@ -191,18 +191,9 @@ def _lift(module: fx.GraphModule, leaves: list[Tensor]) -> tuple[fx.GraphModule,
         for node in nodes:
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
-    _pin_dtypes(graph)
     _simplify(graph)
     # A new module keeps only the constants that are still used.
     return fx.GraphModule(module, graph), leaves, list(closed.values())
-
-
-def _pin_dtypes(graph: fx.Graph) -> None:
-    """Names the dtype of tensors made from nothing: the default may be another one at a replay."""
-    for node in graph.nodes:
-        made = node.op == "call_function" and not node.all_input_nodes and "tensor_meta" in node.meta
-        if made and any(argument.name == "dtype" for argument in node.target._schema.arguments):
-            node.update_kwarg("dtype", node.meta["tensor_meta"].dtype)
 
 
 def _simplify(graph: fx.Graph) -> None:

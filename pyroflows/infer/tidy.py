@@ -8,7 +8,8 @@ import pyro
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from .record import record
 
 aten = torch.ops.aten
 # Operations that return their input where shape and dtype stay.
@@ -41,7 +42,7 @@ def trace(function: Callable, tensors: Sequence[Tensor]) -> fx.GraphModule:
     """
     table = {aten.mm.default: _mm, aten.addmm.default: _addmm}
     with tracing(), torch.no_grad():
-        return make_fx(function, decomposition_table=table)(*_copies(tensors))
+        return record(function, _copies(tensors), table)
 
 
 def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
@@ -58,9 +59,7 @@ def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
         A function of the same arguments, to be called under ``torch.no_grad()``.
     """
     with tracing(), torch.no_grad():
-        made = make_fx(lambda *args: torch.func.functionalize(module.forward, remove="mutations")(*args), PLAIN)(
-            *_copies(tensors)
-        )
+        made = record(torch.func.functionalize(module.forward, remove="mutations"), _copies(tensors), PLAIN)
         _Notes(made).run(*_copies(tensors))
         _skip_idle(made.graph)
         _fold_constants(made)

@@ -1,0 +1,91 @@
+"""Operations of a function noted one by one in a graph: a tenth of what ``make_fx`` takes, which also notes shapes."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .guard import LIFTS
+
+LIFT, LIFT_COPY = LIFTS
+
+
+def record(
+    function: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], table: Mapping[Any, Callable] | None = None
+) -> fx.GraphModule:
+    """Runs a function of tensors once and returns the operations that it did, gradients included, as a graph.
+
+    Args:
+        function: maps tensors to a list of tensors.
+        tensors: what it is run with; the graph's arguments.
+        table: what to do in the place of an operation; NotImplemented leaves it as it is.
+
+    Returns:
+        A function of the same arguments. Tensors that the function closes over are attributes.
+
+    Example:
+        >>> import torch
+        >>> module = record(lambda x: [x.exp() + 1], [torch.zeros(2)])
+        >>> module(torch.ones(2))[0]
+        tensor([3.7183, 3.7183])
+        >>> [node.name for node in module.graph.nodes]
+        ['input_0', 'exp_default', 'add_tensor', 'output']
+    """
+    recorder = _Recorder(table or {})
+    for index, tensor in enumerate(tensors):
+        recorder.nodes[tensor] = recorder.graph.placeholder(f"input_{index}")
+    with recorder:
+        found = function(*tensors)
+    recorder.graph.output([recorder.node(t) for t in found])
+    return fx.GraphModule(recorder.root, recorder.graph)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation below autograd and vmap, and notes it."""
+
+    def __init__(self, table: Mapping[Any, Callable]) -> None:
+        super().__init__()
+        self.table, self.graph, self.root = table, fx.Graph(), nn.Module()
+        self.nodes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._closed = 0
+
+    def node(self, tensor: Tensor) -> fx.Node:
+        """The node that made a tensor, or holds one from outside."""
+        if tensor not in self.nodes:
+            name = f"closed_{self._closed}"
+            self._closed += 1
+            setattr(self.root, name, tensor)
+            self.nodes[tensor] = self.graph.get_attr(name)
+        return self.nodes[tensor]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.table:
+            with self:
+                out = self.table[func](*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        func = LIFT_COPY if func is LIFT else func  # what is lifted may be changed in place later
+        noted = pytree.tree_map_only(Tensor, self.node, (args, kwargs))
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) or func._schema.is_mutable or any(isinstance(o, Tensor) for o in _items(out)):
+            self._note(self.graph.call_function(func, *noted), func, out)
+        return out
+
+    def _note(self, node: fx.Node, func: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            if not node.all_input_nodes and any(argument.name == "dtype" for argument in func._schema.arguments):
+                node.update_kwarg("dtype", out.dtype)  # the default may be another one at a replay
+            self.nodes[out] = node
+            return
+        for index, part in enumerate(_items(out)):
+            if isinstance(part, Tensor):
+                self.nodes[part] = self.graph.call_function(operator.getitem, (node, index))
+
+
+def _items(out: Any) -> Sequence[Any]:
+    return out if isinstance(out, list | tuple) else ()
