@@ -120,10 +120,13 @@ class Epochs:
         """One step down a loss, at a share of the learning rate; returns the loss, NaN where it was dropped."""
         self.adam.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        value, norm = torch.stack([loss.detach(), norm.to(loss)]).tolist()
+        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.stack([norm.to(loss) for norm in torch._foreach_norm(slopes)]).norm()
+        value, norm = torch.stack([loss.detach(), norm]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             return math.nan
+        if norm > CLIP:
+            torch._foreach_mul_(slopes, CLIP / norm)
         self.steps += 1
         self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
         self.adam.step()

@@ -10,7 +10,9 @@ from pyro.distributions import Bernoulli, TorchDistribution
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
+from .distributions import FlowDistribution
 from .epochs import EpochLog, Epochs
+from .infer import TracedLoss
 from .numeric import check_counts, is_traced
 
 # Rows that are decoded at a time.
@@ -120,6 +122,7 @@ class VAE(PyroModule):
         patience: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
+        trace: bool = True,
     ) -> EpochLog:
         """Trains on the minibatches of a loader by the ELBO; the log holds negative ELBOs, in nats a row.
 
@@ -134,6 +137,8 @@ class VAE(PyroModule):
             patience: epochs without a better validation after which to stop.
             checkpoint: a file.
             progress: show a progress bar.
+            trace: replay a traced graph of the step, see :class:`~pyroflows.infer.TracedLoss`; without, encoder,
+                decoder, prior and likelihood are called at each step.
 
         Raises:
             ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
@@ -143,9 +148,10 @@ class VAE(PyroModule):
         trainer, path = Epochs(self, lr=lr, average=0.995), None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
             trainer.load_state_dict(torch.load(path, map_location="cpu"))
+        loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
         with pyro.validation_enabled(False), torch.enable_grad():  # batches are checked as they come
             return trainer.run(
-                lambda x, context: -self.elbo(x, context).mean(),
+                loss,
                 _Checked(self, loader),
                 epochs,
                 validate=None if validation is None else lambda: self._mean_loss(validation),
@@ -153,6 +159,9 @@ class VAE(PyroModule):
                 checkpoint=path,
                 progress=progress,
             )
+
+    def _loss(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return -self.elbo(x, context).mean()
 
     def _mean_loss(self, loader: Iterable) -> float:
         found = torch.cat([self.elbo(x, context) for x, context in _Checked(self, loader)])
@@ -162,10 +171,17 @@ class VAE(PyroModule):
         self, x: Tensor, context: Tensor | None, posterior: TorchDistribution, draws: tuple[int, ...]
     ) -> Tensor:
         """``log p(x, z) - log q(z | x)`` at draws of ``q``, of shape ``(*draws, rows)``."""
-        z = posterior.rsample(draws)
-        log_q = posterior.log_prob(z)
+        if isinstance(posterior, FlowDistribution):
+            z, log_q = posterior.rsample_and_log_prob(draws)
+        else:
+            z = posterior.rsample(draws)
+            log_q = posterior.log_prob(z)
+        pixels = self._likelihood(z, x)
         # Called, a PyroModule looks at each parameter, as Pyro's handlers want it; here there are none.
-        return self._likelihood(z, x).log_prob(x) + self.prior.forward(context).log_prob(z) - log_q
+        found = pixels.log_prob(x) + self.prior.forward(context).log_prob(z) - log_q
+        if not is_traced(x, z):
+            return found
+        return torch.where(pixels.support.check(x), found, math.nan)  # a graph cannot raise
 
     def _likelihood(self, z: Tensor, x: Tensor) -> TorchDistribution:
         """The distribution of rows like ``x``; raises if that cannot have made ``x``."""
