@@ -106,7 +106,10 @@ class Epochs:
         fall = 0.505 + 0.495 * math.cos(math.pi * len(self.log.train) / epochs)
         found = [self.step(loss(*batch), fall) for batch in batches]
         if not found:
-            raise ValueError("expected at least one batch, got none: the data or the loader is empty")
+            raise ValueError(
+                "expected at least one batch, got none: the data or the loader is empty, or it is an iterator, which "
+                "cannot be run through again for the next epoch"
+            )
         finite = [value for value in found if math.isfinite(value)]
         self.log.bad_steps += len(found) - len(finite)
         if not finite:
@@ -174,6 +177,20 @@ class Epochs:
             "steps": self.steps,
             "generator": torch.get_rng_state(),
         }
+
+    def load(self, path: Path) -> None:
+        """Goes on from a file that was written by :meth:`run`.
+
+        Raises:
+            ValueError: if it is of another kind or another architecture; nothing is changed then.
+        """
+        try:
+            state = torch.load(path, map_location="cpu")
+        except Exception as error:  # torch raises whatever it meets in a file of another kind
+            raise ValueError(f"expected a checkpoint, got {path}, which cannot be read: {error}") from error
+        if not (isinstance(state, dict) and state.keys() == self.state_dict().keys()):
+            raise ValueError(f"expected a checkpoint of training by epochs, got another file, {path}")
+        self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was saved.
