@@ -43,7 +43,8 @@ class AutoFlow(AutoContinuous):
 
     The latents are put into one unconstrained vector. The guide starts as an affine map at ``init_loc_fn`` with
     scale ``init_scale``; between the base and this map stands a flow that starts at the identity. It works
-    wherever Pyro takes a guide: SVI with any ELBO, Predictive, NeuTraReparam, AutoGuideList.
+    wherever Pyro takes a guide: SVI with any ELBO, Predictive, NeuTraReparam, AutoGuideList. A loop of SVI lacks the
+    safeguards of ``fit``: there, take a rate of 1e-3, or a flow that stretches less, such as ``flows.iaf``.
 
     Args:
         model: a Pyro model whose latents are continuous.
