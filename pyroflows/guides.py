@@ -16,7 +16,7 @@ from torch.distributions import Distribution, biject_to
 from .distributions import FlowDistribution
 from .flows import with_tails
 from .latents import LatentSpace, check_model
-from .numeric import seeded
+from .numeric import check_counts, seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
 # Beyond this many latents the affine map of the guide is diagonal: a triangle has D^2 / 2 numbers.
@@ -227,6 +227,7 @@ class AutoFlow(AutoContinuous):
             seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
         """
         self._check_ready()
+        check_counts("AutoFlow", {}, num_samples=num_samples)
         with seeded(seed, self.device):
             return self.space.constrain(self.get_posterior().sample((num_samples,)))[0]
 
