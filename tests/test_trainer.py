@@ -70,7 +70,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
             assert trainer.left == 10
             trainer.decay_over(1000)  # it is falling already
         trainer.step(toward(3.0, *given))
-        rates.append(trainer.adam.param_groups[0]["lr"] / 0.5)
+        rates.append(trainer.rate / 0.5)
     assert rates[:8] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
     assert rates[8:18] == pytest.approx([1 - 0.099 * k for k in range(1, 11)])
     assert rates[18:] == pytest.approx([0.01, 0.01])

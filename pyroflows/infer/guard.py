@@ -36,6 +36,10 @@ class Guard(TorchDispatchMode):
         """The leaves met so far that require gradients, in order, without some."""
         return [leaf for key, leaf in self._leaves.items() if key not in {id(t) for t in but}]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports TorchDynamo, a second of it, to keep out what never gets here
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         tensors = tensors_in((args, kwargs))

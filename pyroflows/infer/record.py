@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,6 +13,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .guard import LIFTS
 
 LIFT, LIFT_COPY = LIFTS
+EMPTY, NORMAL, RANDN = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.normal_.default,
+    torch.ops.aten.randn.default,
+)
 
 
 def record(
@@ -28,7 +34,6 @@ def record(
         A function of the same arguments. Tensors that the function closes over are attributes.
 
     Example:
-        >>> import torch
         >>> module = record(lambda x: [x.exp() + 1], [torch.zeros(2)])
         >>> module(torch.ones(2))[0]
         tensor([3.7183, 3.7183])
@@ -62,6 +67,10 @@ class _Recorder(TorchDispatchMode):
             self.nodes[tensor] = self.graph.get_attr(name)
         return self.nodes[tensor]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports TorchDynamo, a second of it, to keep out what never gets here
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in self.table:
@@ -73,8 +82,15 @@ class _Recorder(TorchDispatchMode):
         noted = pytree.tree_map_only(Tensor, self.node, (args, kwargs))
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) or func._schema.is_mutable or any(isinstance(o, Tensor) for o in _items(out)):
-            self._note(self.graph.call_function(func, *noted), func, out)
+            self._note(self._call(func, *noted), func, out)
         return out
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> fx.Node:
+        """The call, but new memory filled with normal numbers, as distributions draw, as one that makes them."""
+        memory = args[0] if func is NORMAL and len(args) == 1 and not kwargs else None
+        if memory is not None and memory.target is EMPTY and "memory_format" not in memory.kwargs:
+            func, args, kwargs = RANDN, memory.args, memory.kwargs
+        return self.graph.call_function(func, args, kwargs)
 
     def _note(self, node: fx.Node, func: Any, out: Any) -> None:
         if isinstance(out, Tensor):

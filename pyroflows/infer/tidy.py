@@ -181,11 +181,6 @@ def _filled(value: float | None = None) -> Callable:
     return make
 
 
-def _normal(memory: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
-    standard = (mean, std, generator) == (0.0, 1.0, None) and memory.is_contiguous()
-    return torch.randn(memory.shape, dtype=memory.dtype, device=memory.device) if standard else NotImplemented
-
-
 def _new_zeros(like: Tensor, size: list[int], *, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
     return torch.zeros(size, dtype=dtype or like.dtype, device=like.device)
 
@@ -195,5 +190,4 @@ PLAIN = {
     aten.ones_like.default: _filled(1),
     aten.full_like.default: _filled(),
     aten.new_zeros.default: _new_zeros,
-    aten.normal_functional.default: _normal,
 }

@@ -73,10 +73,8 @@ class Trainer:
     def restart(self, lr: float) -> None:
         """Starts anew from where the parameters are, with another learning rate; a graph is kept."""
         self.lr = lr
-        self.adam = torch.optim.Adam(self.parameters, lr=lr, fused=True)
-        for flat in self.parameters:
-            moments = {"exp_avg": torch.zeros_like(flat.detach()), "exp_avg_sq": torch.zeros_like(flat.detach())}
-            self.adam.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
+        # Not torch's Adam, whose first use imports TorchDynamo, a second of it.
+        self.moments = [Adam().start(p.detach()) for p in self.parameters]
         self.mean = [p.detach().clone() for p in self.parameters]
         self.done, self._bad, self._bad_run, self._decay = 0, 0, 0, (math.inf, 1)
         self._tensors: list[Tensor] | None = None  # the state of a graph
@@ -104,10 +102,8 @@ class Trainer:
     def _state(self) -> list[Tensor]:
         """All that a traced step changes, and the step's rate and weight in the average."""
         flat = self.parameters[0].detach()
-        m, v, steps = (self.adam.state[self.parameters[0]][key] for key in ("exp_avg", "exp_avg_sq", "step"))
-        steps = steps.view(1)
-        control = flat.new_tensor([self.lr * self._rate(), self._weight()])
-        return [flat, m, v, steps, Adam().corrections(steps), self.mean[0], control]
+        control = flat.new_tensor([self.rate, self._weight()])
+        return [flat, *self.moments[0], self.mean[0], control]
 
     def _update(self, value: tuple[Tensor, Tensor], slope: Tensor, state: list[Tensor]) -> list[Tensor]:
         """What :meth:`step` does after the gradient, as a function of tensors; a bad step leaves the state."""
@@ -130,6 +126,13 @@ class Trainer:
         """Steps until the rate has fallen, infinite before :meth:`decay_over`."""
         return sum(self._decay) - self.done
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step just done."""
+        start, length = self._decay
+        fall = 1 - 0.99 * min(max(self.done - start, 0) / length, 1)
+        return self.lr * min(1.0, self.done / self.warmup) * fall
+
     def step(self, log_weights: Callable[[], Tensor]) -> None:
         """One step up the mean of ``log_weights()``, the particles' ``log p - log q``."""
         self.done += 1
@@ -145,22 +148,29 @@ class Trainer:
         if self._tensors is None:
             self._tensors = self._state()
         control = self._tensors[-1]
-        control.copy_(control.new_tensor([self.lr * self._rate(), self._weight()]))
+        control.copy_(control.new_tensor([self.rate, self._weight()]))
         return self._graph.run(*self._tensors, *self._graph.closed)[0].tolist()
 
     def _plain(self, log_weights: Callable[[], Tensor]) -> list[float]:
         """The same without a graph."""
-        self.adam.zero_grad(set_to_none=False)
+        for flat in self.parameters:
+            flat.grad.zero_()
         weights = log_weights()
         elbo = weights.mean()
         (-elbo).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         found = torch.stack([elbo, _spread(weights), norm]).detach().tolist()
         if math.isfinite(found[0]) and math.isfinite(found[2]):
-            self.adam.param_groups[0]["lr"] = self.lr * self._rate()
-            self.adam.step()
+            self._descend()
             self._average()
         return found
+
+    @torch.no_grad()
+    def _descend(self) -> None:
+        for flat, moments in zip(self.parameters, self.moments, strict=True):
+            new = Adam()(flat, flat.grad, flat.new_tensor([self.rate]), moments)
+            for old, value in zip([flat, *moments], new, strict=True):
+                old.copy_(value)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -175,11 +185,6 @@ class Trainer:
         self.settle()
         for parameter in self._given:
             parameter.data, parameter.grad = parameter.detach().clone(), None
-
-    def _rate(self) -> float:
-        start, length = self._decay
-        fall = 1 - 0.99 * min(max(self.done - start, 0) / length, 1)
-        return min(1.0, self.done / self.warmup) * fall
 
     @torch.no_grad()
     def _average(self) -> None:
