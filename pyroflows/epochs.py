@@ -106,7 +106,10 @@ class Epochs:
         fall = 0.505 + 0.495 * math.cos(math.pi * len(self.log.train) / epochs)
         found = [self.step(loss(*batch), fall) for batch in batches]
         if not found:
-            raise ValueError("expected at least one batch, got none: the data or the loader is empty")
+            raise ValueError(
+                "expected at least one batch, got none: the data or the loader is empty, or it is an iterator, which "
+                "cannot be run through again for the next epoch"
+            )
         finite = [value for value in found if math.isfinite(value)]
         self.log.bad_steps += len(found) - len(finite)
         if not finite:
@@ -120,10 +123,13 @@ class Epochs:
         """One step down a loss, at a share of the learning rate; returns the loss, NaN where it was dropped."""
         self.adam.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        value, norm = torch.stack([loss.detach(), norm.to(loss)]).tolist()
+        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.stack([norm.to(loss) for norm in torch._foreach_norm(slopes)]).norm()
+        value, norm = torch.stack([loss.detach(), norm]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             return math.nan
+        if norm > CLIP:
+            torch._foreach_mul_(slopes, CLIP / norm)
         self.steps += 1
         self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
         self.adam.step()
@@ -171,6 +177,20 @@ class Epochs:
             "steps": self.steps,
             "generator": torch.get_rng_state(),
         }
+
+    def load(self, path: Path) -> None:
+        """Goes on from a file that was written by :meth:`run`.
+
+        Raises:
+            ValueError: if it is of another kind or another architecture; nothing is changed then.
+        """
+        try:
+            state = torch.load(path, map_location="cpu")
+        except Exception as error:  # torch raises whatever it meets in a file of another kind
+            raise ValueError(f"expected a checkpoint, got {path}, which cannot be read: {error}") from error
+        if not (isinstance(state, dict) and state.keys() == self.state_dict().keys()):
+            raise ValueError(f"expected a checkpoint of training by epochs, got another file, {path}")
+        self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was saved.

@@ -9,8 +9,10 @@ from torch import nn
 from .bijectors import Affine as AffineBijector
 from .bijectors import Bend, Bijector, RQSpline, Shift, Tails
 from .nets import Activation
+from .numeric import check_counts
 from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular, Permute
 from .transforms.coupling import Net
+from .transforms.permute import as_order
 
 
 def nice(
@@ -86,13 +88,13 @@ def realnvp(
         [1.0, 1.0, 1.0, 1.0]
     """
     options = {"hidden_dims": hidden_dims, "activation": activation}
+    check_counts("realnvp", {"bends": 0}, bends=bends)
     places = torch.linspace(-1.0, 1.0, bends).tolist() if bends != 1 else [0.0]
     each = [*map(Bend, places), *([Tails()] if tails else [])]
     last = [Elementwise(input_dim, bijector, context_dim, **options) for bijector in each]
     if input_dim == 1:
         return Compose([*_scalar(context_dim, **options), *last])
-    parts = _couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options)
-    return Compose([*parts, *last])
+    return Compose([*_couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options), *last])
 
 
 def with_tails(input_dim: int, context_dim: int = 0) -> Compose:
@@ -248,8 +250,7 @@ def full_rank(input_dim: int, context_dim: int = 0, *, hidden_dims: Sequence[int
 
 def _scalar(context_dim: int, spline: RQSpline | None = None, **options: object) -> Compose:
     """One dimension: nothing to mix, so a spline and a loc and scale."""
-    parts = [Elementwise(1, spline or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)]
-    return Compose(parts)
+    return Compose([Elementwise(1, spline or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)])
 
 
 def _affine_autoregressive(
@@ -264,8 +265,7 @@ def _affine_autoregressive(
     options = {"hidden_dims": hidden_dims, "activation": activation}
     if input_dim == 1:
         return _scalar(context_dim, **options)
-    bijector = AffineBijector(bound)
-    return Compose(_autoregressives(input_dim, context_dim, bijector, fast, layers, **options))
+    return Compose(_autoregressives(input_dim, context_dim, AffineBijector(bound), fast, layers, **options))
 
 
 def _couplings(
@@ -275,8 +275,8 @@ def _couplings(
     if layers < 2:
         raise ValueError(f"expected layers >= 2, got {layers}: one coupling leaves half of the dimensions as is")
     parts: list[FlowTransform] = []
-    front = torch.arange(input_dim) < input_dim // 2
-    last = torch.arange(input_dim)
+    last = as_order("natural", input_dim)
+    front = last < input_dim // 2
     for index in range(layers):
         if index % 2 == 0:
             order = torch.randperm(input_dim)
@@ -293,7 +293,7 @@ def _autoregressives(
     """Autoregressive layers whose order is random and reversed from each layer to the next."""
     if layers < 1:
         raise ValueError(f"expected layers >= 1, got {layers}")
-    order, parts = torch.randperm(input_dim), []
+    order, parts = as_order("random", input_dim), []
     for _ in range(layers):
         parts.append(Autoregressive(input_dim, bijector, context_dim, fast=fast, order=order, **options))
         order = order.flip(0)

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, biject_to
 from .distributions import FlowDistribution
 from .flows import with_tails
 from .latents import LatentSpace, check_model
-from .numeric import seeded
+from .numeric import check_counts, seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
 # Beyond this many latents the affine map of the guide is diagonal: a triangle has D^2 / 2 numbers.
@@ -43,7 +43,8 @@ class AutoFlow(AutoContinuous):
 
     The latents are put into one unconstrained vector. The guide starts as an affine map at ``init_loc_fn`` with
     scale ``init_scale``; between the base and this map stands a flow that starts at the identity. It works
-    wherever Pyro takes a guide: SVI with any ELBO, Predictive, NeuTraReparam, AutoGuideList.
+    wherever Pyro takes a guide: SVI with any ELBO, Predictive, NeuTraReparam, AutoGuideList. A loop of SVI lacks the
+    safeguards of ``fit``: there, take a rate of 1e-3, or a flow that stretches less, such as ``flows.iaf``.
 
     Args:
         model: a Pyro model whose latents are continuous.
@@ -226,6 +227,7 @@ class AutoFlow(AutoContinuous):
             seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
         """
         self._check_ready()
+        check_counts("AutoFlow", {}, num_samples=num_samples)
         with seeded(seed, self.device):
             return self.space.constrain(self.get_posterior().sample((num_samples,)))[0]
 

@@ -14,7 +14,7 @@ from .diagnostics import Diagnostics
 from .draws import Draws, scalars
 from .guides import AutoFlow
 from .infer import History, LogJoint
-from .numeric import seeded
+from .numeric import check_counts, seeded
 from .refine import Refined, refine
 from .refine.refined import propose
 from .refine.weights import weight_stats
@@ -41,6 +41,7 @@ class Posterior(Draws):
 
     def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
         """New draws: latents and ``pyro.deterministic`` sites, ``(num_samples, *site.shape)`` by name."""
+        check_counts("Posterior", {}, num_samples=num_samples)
         with torch.no_grad(), seeded(seed, self.guide.device):
             z = self.guide.get_posterior().sample((num_samples,))
         return self._values(z)

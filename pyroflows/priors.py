@@ -117,6 +117,8 @@ def _normal(loc: Tensor, temperature: float) -> Distribution:
 
 def build(flow: Callable[..., FlowTransform], input_dim: int, context_dim: int = 0) -> FlowTransform:
     """The transform that a recipe makes; one without a context need not take a ``context_dim``."""
+    if not callable(flow):
+        raise TypeError(f"expected a flow that is a recipe, such as pyroflows.flows.nsf, got {flow!r}")
     made = flow(input_dim, context_dim) if context_dim else flow(input_dim)
     if not isinstance(made, FlowTransform):
         got = type(made).__name__

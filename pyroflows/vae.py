@@ -10,7 +10,9 @@ from pyro.distributions import Bernoulli, TorchDistribution
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
+from .distributions import FlowDistribution
 from .epochs import EpochLog, Epochs
+from .infer import TracedLoss
 from .numeric import check_counts, is_traced
 
 # Rows that are decoded at a time.
@@ -59,6 +61,7 @@ class VAE(PyroModule):
     @pyro_method
     def model(self, x: Tensor, context: Tensor | None = None) -> None:
         """The generative model of rows ``x``, for Pyro."""
+        _check(x, context)
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", self.prior(context))
             pyro.sample("x", self._likelihood(z, x), obs=x)
@@ -66,11 +69,13 @@ class VAE(PyroModule):
     @pyro_method
     def guide(self, x: Tensor, context: Tensor | None = None) -> None:
         """The posterior of the latents of rows ``x``, for Pyro."""
+        _check(x, context)
         with pyro.plate("rows", len(x)):
             pyro.sample("z", self.encoder(x))
 
     def elbo(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """One draw's estimate of the ELBO of each row, of shape ``(rows,)``, in nats, with gradients."""
+        x, context = self._ready(x, context)
         return self._log_weights(x, context, self.encoder(x), ())
 
     @torch.no_grad()
@@ -83,7 +88,7 @@ class VAE(PyroModule):
             Importance Weighted Autoencoders. Burda, Grosse, Salakhutdinov, 2016. https://arxiv.org/abs/1509.00519
         """
         check_counts("VAE", {}, samples=samples)
-        _check(x, context)
+        x, context = self._ready(x, context)
         posterior, size = self.encoder(x), max(CHUNK // len(x), 1)
         sizes = [size] * (samples // size) + [samples % size] * (samples % size > 0)
         parts = [self._log_weights(x, context, posterior, (count,)).logsumexp(0) for count in sizes]
@@ -92,8 +97,8 @@ class VAE(PyroModule):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of the likelihood at one draw of the latents of each row."""
-        _check(x, None)
-        return self.likelihood(self.decoder(self.encoder(x).sample())).mean
+        x, _ = self._ready(x, None)
+        return self._likelihood(self.encoder(x).sample(), x).mean
 
     @torch.no_grad()
     def generate(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
@@ -101,13 +106,19 @@ class VAE(PyroModule):
 
         A ``temperature`` below 1 gives images that are more typical and less diverse.
         """
+        check_counts("VAE", {"n": 0}, n=n)
         prior = self.prior(context, temperature)
+        if prior.batch_shape not in ((), (n,)):
+            raise ValueError(f"VAE expected a context of {n} rows, one for each draw, got {tuple(context.shape)}")
         return self.likelihood(self.decoder(prior.sample(() if prior.batch_shape else (n,)))).mean
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, context: Tensor | None = None) -> Tensor:
         """Images on the way from image ``a`` to image ``b``, along an arc of the prior's base."""
-        ends = self.encoder(torch.stack([a, b])).sample()
+        check_counts("VAE", {}, steps=steps)
+        x, _ = self._ready(torch.stack([a, b]), None)
+        ends = self.encoder(x).sample()
+        self._likelihood(ends, x)
         return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
 
     def fit(
@@ -120,6 +131,7 @@ class VAE(PyroModule):
         patience: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
+        trace: bool = True,
     ) -> EpochLog:
         """Trains on the minibatches of a loader by the ELBO; the log holds negative ELBOs, in nats a row.
 
@@ -134,18 +146,24 @@ class VAE(PyroModule):
             patience: epochs without a better validation after which to stop.
             checkpoint: a file.
             progress: show a progress bar.
+            trace: replay a traced graph of the step, see :class:`~pyroflows.infer.TracedLoss`; without, encoder,
+                decoder, prior and likelihood are called at each step.
 
         Raises:
             ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
                 the checkpoint is of another architecture.
             FloatingPointError: if no step of an epoch was finite.
         """
+        check_counts("VAE", {}, epochs=epochs, **({} if patience is None else {"patience": patience}))
         trainer, path = Epochs(self, lr=lr, average=0.995), None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
-            trainer.load_state_dict(torch.load(path, map_location="cpu"))
+            trainer.load(path)
+        elif path is not None and not path.parent.is_dir():
+            raise ValueError(f"VAE expected a checkpoint in a folder that is there, got {path}")
+        loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
         with pyro.validation_enabled(False), torch.enable_grad():  # batches are checked as they come
             return trainer.run(
-                lambda x, context: -self.elbo(x, context).mean(),
+                loss,
                 _Checked(self, loader),
                 epochs,
                 validate=None if validation is None else lambda: self._mean_loss(validation),
@@ -154,18 +172,42 @@ class VAE(PyroModule):
                 progress=progress,
             )
 
+    def _loss(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return -self._log_weights(x, context, self.encoder(x), ()).mean()
+
     def _mean_loss(self, loader: Iterable) -> float:
-        found = torch.cat([self.elbo(x, context) for x, context in _Checked(self, loader)])
-        return -found.mean().item()
+        found = [self.elbo(x, context) for x, context in _Checked(self, loader)]
+        if not found:
+            raise ValueError("VAE expected at least one batch for validation, got none: the loader is empty")
+        return -torch.cat(found).mean().item()
+
+    def _ready(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Data and context in the precision and on the device of the model; raises if they cannot be right."""
+        _check(x, context)
+        like = next(self.parameters(), x)
+        return x.to(like), None if context is None else context.to(like)
 
     def _log_weights(
         self, x: Tensor, context: Tensor | None, posterior: TorchDistribution, draws: tuple[int, ...]
     ) -> Tensor:
         """``log p(x, z) - log q(z | x)`` at draws of ``q``, of shape ``(*draws, rows)``."""
-        z = posterior.rsample(draws)
-        log_q = posterior.log_prob(z)
+        if isinstance(posterior, FlowDistribution):
+            z, log_q = posterior.rsample_and_log_prob(draws)
+        else:
+            z = posterior.rsample(draws)
+            log_q = posterior.log_prob(z)
+        pixels = self._likelihood(z, x)
         # Called, a PyroModule looks at each parameter, as Pyro's handlers want it; here there are none.
-        return self._likelihood(z, x).log_prob(x) + self.prior.forward(context).log_prob(z) - log_q
+        prior = self.prior.forward(context)
+        if prior.event_shape != z.shape[-1:]:
+            raise ValueError(
+                f"VAE expected a prior and an encoder of one latent_dim, got a prior of {tuple(prior.event_shape)} and "
+                f"latents {tuple(z.shape)}"
+            )
+        found = pixels.log_prob(x) + prior.log_prob(z) - log_q
+        if not is_traced(x, z):
+            return found
+        return torch.where(pixels.support.check(x), found, math.nan)  # a graph cannot raise
 
     def _likelihood(self, z: Tensor, x: Tensor) -> TorchDistribution:
         """The distribution of rows like ``x``; raises if that cannot have made ``x``."""
@@ -184,9 +226,14 @@ class VAE(PyroModule):
 
 
 def _check(x: Tensor, context: Tensor | None) -> None:
+    for given in (x,) if context is None else (x, context):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"VAE expected tensors as data and context, got {type(given).__name__}: convert them first")
+    if len(x) == 0:
+        raise ValueError("VAE expected at least one row of data, got none")
     if context is not None and len(context) != len(x):
         raise ValueError(f"VAE expected {len(x)} rows of context, one for each of the data, got {len(context)}")
-    if x.isnan().any():
+    if not is_traced(x) and x.isnan().any():
         raise ValueError(f"VAE expected numbers, got NaN in {int(x.isnan().sum())} of {x.numel()} pixels")
 
 
@@ -202,10 +249,6 @@ class _Checked:
         self.vae, self.loader = vae, loader
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        like = next(self.vae.parameters())
         for batch in self.loader:
             x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
-            context = rest[0].to(like) if rest and self.vae.prior.context_dim else None
-            x = x.to(like)
-            _check(x, context)
-            yield x, context
+            yield self.vae._ready(x, rest[0] if rest and self.vae.prior.context_dim else None)

@@ -8,7 +8,7 @@ import torch
 
 from pyroflows import flows
 from pyroflows import transforms as tr
-from pyroflows.bijectors import Affine
+from pyroflows.bijectors import Affine, Bend, LeakyReLU, Tails
 from pyroflows.distributions import FlowDistribution
 
 PLAIN, DEAF, NAN = (
@@ -113,8 +113,19 @@ def test_forward_shape_refuses_what_does_not_fit() -> None:
 CONSTRUCTORS: dict[str, tuple[Callable, str]] = {
     "input_dim": (
         lambda: tr.Permute(0),
-        "Permute expected input_dim >= 1 and context_dim >= 0, got input_dim=0",
+        "Permute expected whole numbers input_dim >= 1 and context_dim >= 0, got input_dim=0",
     ),
+    "input_dim_recipe": (lambda: flows.nsf(-1), "an order expected whole numbers input_dim >= 1 .* got input_dim=-1"),
+    "input_dim_fraction": (lambda: flows.maf(2.5), "expected whole numbers .* got input_dim=2.5"),
+    "context_dim_fraction": (
+        lambda: flows.nsf(3, 1.5),
+        "expected whole numbers .* got input_dim=3 and context_dim=1.5",
+    ),
+    "bound_affine": (lambda: flows.realnvp(3, bound=-1.0), r"a bound above 0, got Affine\(bound=-1.0\)"),
+    "bound_bend": (lambda: Bend(bound=1.0), r"a bound above 0 and below 1, got Bend\(center=0.0, bound=1.0\)"),
+    "bound_tails": (lambda: Tails(bound=0.0), r"a bound above 0, got Tails\(bound=0.0\)"),
+    "bound_slope": (lambda: LeakyReLU(bound=0.0), r"a bound above 0, got LeakyReLU\(bound=0.0\)"),
+    "bends": (lambda: flows.realnvp(3, bends=-1), "bends to be a whole number from 0 on, got -1"),
     "context_dim": (lambda: tr.Affine(2, -1), "Affine expected .* got input_dim=2 and context_dim=-1"),
     "scale": (
         lambda: tr.Affine(2, scale=0.0),

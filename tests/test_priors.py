@@ -174,5 +174,7 @@ def test_wrong_arguments(name: str) -> None:
 
 
 def test_what_makes_no_transform() -> None:
+    with pytest.raises(TypeError, match=r"a flow that is a recipe, such as pyroflows\.flows\.nsf, got 'nsf'"):
+        FlowPrior(2, "nsf")
     with pytest.raises(TypeError, match="a flow that makes a FlowTransform of input_dim, got Linear from"):
         FlowPrior(2, lambda d: torch.nn.Linear(d, d))

@@ -11,9 +11,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam, AdamW, ClippedAdam, PyroOptim
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbo_cases import GUIDES, Guide, Y, by_hand, replayed, schools
 from pyroflows.infer import CompiledSVI, CompiledTrace_ELBO, Untraceable
@@ -276,46 +276,6 @@ def test_other_optimizers_step_as_in_svi(make: Callable, options: object, clip: 
     assert losses == pytest.approx(theirs, rel=1e-5)
     with pytest.raises(Untraceable, match=why):
         start(CompiledSVI, lambda: by_hand, optim()).step(Y)
-
-
-def test_what_cannot_be_traced_steps_as_in_svi() -> None:
-    def model() -> None:
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(z if z > 0 else -z, 1.0), obs=torch.tensor(1.0))
-
-    svi = CompiledSVI(model, AutoDelta(model), Adam({"lr": 0.1}), CompiledTrace_ELBO(compile=False))
-    with pytest.warns(UserWarning, match="runs as plain Trace_ELBO") as caught:
-        losses = svi.run(20)
-    assert len(caught) == 1
-    assert losses[-1] < losses[0]
-
-
-def test_two_dtypes_step_as_in_svi() -> None:
-    net = nn.Linear(1, 1)
-
-    def model(y: Tensor) -> None:
-        schools(y)
-        pyro.factor("squared", -(pyro.param("double", torch.tensor(1.0).double()) ** 2).float())
-        pyro.factor("net", -(pyro.module("net", net)(torch.ones(1)).sum() ** 2))
-
-    svi = CompiledSVI(model, by_hand, Adam({"lr": 0.1}), CompiledTrace_ELBO(compile=False))
-    with pytest.warns(UserWarning, match="differ in dtype or device"):
-        svi.run(3, Y)
-    assert pyro.param("double") < 0.8
-
-
-def test_only_its_own_loss() -> None:
-    with pytest.raises(TypeError, match="a CompiledTrace_ELBO as loss, got Trace_ELBO: use SVI"):
-        CompiledSVI(schools, by_hand, Adam({}), plain())
-
-
-def test_a_loss_that_is_nan_is_announced() -> None:
-    def model() -> None:
-        pyro.factor("nan", pyro.param("at", torch.tensor(-1.0)).sqrt())
-
-    svi = CompiledSVI(model, lambda: None, Adam({"lr": 0.1}), replayed())
-    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="loss"):
-        svi.step()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..numeric import soft_clip
-from .base import Bijector
+from .base import Bijector, check_bound
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Affine(Bijector):
 
     bound: float = 6.0
     param_shapes = ((), ())
+
+    def __post_init__(self) -> None:
+        """Checks the bound."""
+        check_bound(self, self.bound)
 
     def forward(self, x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""
@@ -71,6 +75,10 @@ class LeakyReLU(Bijector):
 
     bound: float = math.log(1000.0)
     param_shapes = ((),)
+
+    def __post_init__(self) -> None:
+        """Checks the bound."""
+        check_bound(self, self.bound)
 
     def forward(self, x: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""

@@ -50,3 +50,11 @@ class Bijector(ABC):
         """Calls :meth:`inverse` or :meth:`forward`; the ladj takes the shape of the value."""
         value, ladj = self.inverse(z, *params) if inverse else self.forward(z, *params)
         return value, ladj.expand_as(value)
+
+
+def check_bound(bijector: Bijector, bound: float, below: float = math.inf) -> None:
+    """Raises a ValueError unless a bound is positive and below another."""
+    if not 0 < bound < below:
+        raise ValueError(
+            f"expected a bound above 0{'' if below == math.inf else f' and below {below}'}, got {bijector}"
+        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..numeric import soft_clip
-from .base import Bijector
+from .base import Bijector, check_bound
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Bend(Bijector):
     center: float = 0.0
     bound: float = 0.9
     param_shapes = ((),)
+
+    def __post_init__(self) -> None:
+        """Checks the bound."""
+        check_bound(self, self.bound, below=1)
 
     def forward(self, x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..numeric import soft_clip
-from .base import Bijector
+from .base import Bijector, check_bound
 
 # Where squares end and a straight line goes on: far outside of any base, and soon enough that nothing overflows.
 CUT = 100.0
@@ -29,6 +29,10 @@ class Tails(Bijector):
 
     bound: float = 1.0
     param_shapes = ((), ())
+
+    def __post_init__(self) -> None:
+        """Checks the bound."""
+        check_bound(self, self.bound)
 
     def forward(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""

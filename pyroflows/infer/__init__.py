@@ -17,6 +17,7 @@ from .starts import Attempt, best_start
 from .stopping import reason_to_stop, trend
 from .svi import CompiledSVI
 from .traced import TracedDensity
+from .traced_loss import TracedLoss
 from .trainer import History, Trainer
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ReverseKL",
     "SpeedUp",
     "TracedDensity",
+    "TracedLoss",
     "Trainer",
     "Untraceable",
     "ascend",

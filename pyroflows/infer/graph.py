@@ -209,7 +209,8 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
     """Raises unless a replay equals the function run anew from the same seed."""
     results = []
     tracer.given = graph.parameters
-    for run in (tracer, lambda *given: graph.module(*graph.parameters, *graph.closed, *given)):
+    replay = torch.no_grad()(graph.module.forward)
+    for run in (tracer, lambda *given: replay(*graph.parameters, *graph.closed, *given)):
         torch.manual_seed(1)
         results.append(run(*_fresh(inputs)))
     for expected, got in zip(*results, strict=True):

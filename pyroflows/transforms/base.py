@@ -1,6 +1,7 @@
 """The one abstraction: a transform that is a Pyro TransformModule, conditional or not."""
 
 from abc import abstractmethod
+from numbers import Integral
 
 import torch
 from pyro.distributions import TransformModule
@@ -38,11 +39,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
 
     def __init__(self, input_dim: int, context_dim: int = 0) -> None:
         super().__init__()
-        if input_dim < 1 or context_dim < 0:
-            raise ValueError(
-                f"{type(self).__name__} expected input_dim >= 1 and context_dim >= 0, "
-                f"got input_dim={input_dim} and context_dim={context_dim}"
-            )
+        check_sizes(type(self).__name__, input_dim, context_dim)
         self.input_dim, self.context_dim = input_dim, context_dim
         self._memo = Memo()
 
@@ -221,6 +218,15 @@ class Conditioned(FlowTransform):
 
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.transform._map_and_score(x, self.context, score)
+
+
+def check_sizes(name: str, input_dim: int, context_dim: int = 0) -> None:
+    """Raises unless the sizes are whole numbers in range."""
+    if not (isinstance(input_dim, Integral) and isinstance(context_dim, Integral) and input_dim > 0 <= context_dim):
+        raise ValueError(
+            f"{name} expected whole numbers input_dim >= 1 and context_dim >= 0, "
+            f"got input_dim={input_dim} and context_dim={context_dim}"
+        )
 
 
 def _check_vectors(name: str, what: str, numbers: str, size: int, value: Tensor, last: str) -> None:

@@ -7,7 +7,7 @@ last dimension to the first. Tensors are kept with the batch last here, so that 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,12 @@ def _blank(rows: int, *tensors: Tensor) -> Tensor:
     return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
+def _adder() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Adds the product of two matrices to a third in place, under vmap by operations that it has rules for."""
+    plain = torch._C._functorch.peek_interpreter_stack() is None
+    return Tensor.addmm_ if plain else lambda total, a, b: total.add_(a @ b)
+
+
 def _forward_walk(
     net: MaskedMLP, bijector: Bijector, y: Tensor, weights: Tensors, offsets: Tensors
 ) -> tuple[Tensor, Tensor]:
@@ -107,6 +113,7 @@ def _forward_walk(
         level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
     # Views that all steps need are cut in one call each.
     given, found, ladjs, activation = y.T.contiguous().unbind(), levels[0].unbind(), [], net.activation.forward
+    add = _adder()
     params = bijector.unpack(levels[-1].unflatten(0, (net.input_dim, net.group)).movedim(1, -1))
     params = list(zip(*(p.unbind() for p in params), strict=True))
     for first in range(0, net.input_dim, BLOCK):
@@ -114,8 +121,8 @@ def _forward_walk(
         for i, (*hidden, (flat, row, known)) in enumerate(zip(*layers, strict=True), first):
             for units, rows, below in hidden:
                 if len(units):
-                    units.addmm_(rows, below).copy_(activation(units))
-            flat.addmm_(row, known)
+                    add(units, rows, below).copy_(activation(units))
+            add(flat, row, known)
             x, ladj = bijector.inverse(given[i], *params[i])
             found[i].copy_(x)
             ladjs.append(ladj)
@@ -132,7 +139,7 @@ def _block(weight: Tensor, below: Tensor, level: Tensor, sizes_below: list[int],
     (start, stop), (known, new) = _span(sizes, first), _span(sizes_below, first)
     units, weight = level[start:stop], weight[start:stop]
     if known:
-        units.addmm_(weight[:, :known], below[:known])
+        _adder()(units, weight[:, :known], below[:known])
     part = sizes[first : first + BLOCK]
     return list(zip(units.split(part), weight[:, known:new].split(part), [below[known:new]] * len(part), strict=True))
 

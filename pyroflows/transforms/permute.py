@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import FlowTransform
+from .base import FlowTransform, check_sizes
 from .written import allowed, reorder
 
 
@@ -41,6 +41,7 @@ class Permute(FlowTransform):
 
 def as_order(order: str | Sequence[int] | Tensor, input_dim: int) -> Tensor:
     """Returns a permutation of ``range(input_dim)`` as a tensor of integers."""
+    check_sizes("an order", input_dim)
     if isinstance(order, str):
         if order == "random":
             return torch.randperm(input_dim)
