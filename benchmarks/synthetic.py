@@ -1,7 +1,7 @@
 """Posteriors with known answers: log evidence, means or masses of modes, by ``fit`` alone and by its remedies.
 
-Each target is fitted with no argument but the model; where modes are missed also with ``modes=8``, and the double
-wells by annealing, after which the same guide learns by the forward KL divergence. Errors, of the draws as they are and
+Each target is fitted with no argument but the model; where modes are missed also with ``modes=8``, and the wells
+by annealing, after which the same guide learns by the forward KL divergence. Errors, of the draws as they are and
 of the weighted ones, are those of a mean in standard deviations (funnel, banana) or of the mass of a right well.
 """
 
@@ -22,7 +22,7 @@ from pyroflows.infer import Annealed, ForwardKL
 SPLINES = partial(pf.flows.nsf, layers=2)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "": tuple(TARGETS),
-    "modes=8": ("U1", "double well"),
+    "modes=8": ("U1", "double well", "many well"),
     "Annealed(), nsf": ("double well", "many well"),
     "then ForwardKL()": ("double well", "many well"),
 }
@@ -78,7 +78,8 @@ def run(target: Target, variant: str, last: pf.Posterior | None, seed: int, step
         errors = f"{raw:.3f}, weighted {weighted:.3f}"
     modes = "yes" if any("several modes" in str(warning.message) for warning in told) else "no"
     quality = found.elbo - target.log_z, found.log_evidence - target.log_z
-    cells = *(f"{x:+.3f}" for x in quality), found.khat, found.log_weight_sd, errors, modes
+    spreads = (f"{x:.3g}" for x in (found.khat, found.log_weight_sd))
+    cells = *(f"{x:+.3f}" for x in quality), *spreads, errors, modes
     return (target.name, variant, *cells, len(posterior.history.elbo), round(seconds)), posterior
 
 

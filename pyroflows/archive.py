@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bases import MixtureBase
+from .bases import ComponentBase, MixtureBase, ProductBase
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .noncentered import noncentered
@@ -91,14 +91,14 @@ def _sites(guide: AutoFlow) -> dict[str, list[int]]:
 def _base(guide: AutoFlow) -> list[Tensor] | Tensor:
     """The numbers of a mixture, which ``fit`` finds; of another base only its log density at the origin."""
     base = guide.get_base_dist()
-    if isinstance(base, MixtureBase):
-        return [base.logits, base.loc, base.scale_tril]
+    if isinstance(base, ComponentBase):
+        return [*base.tensors]
     return base.log_prob(torch.zeros_like(guide.space.start)).double().cpu()
 
 
 def _set_base(guide: AutoFlow, saved: list[Tensor] | Tensor) -> None:
     if isinstance(saved, list):
-        guide.base = MixtureBase(*saved).to(guide.space.start)
+        guide.base = (MixtureBase if len(saved) == 3 else ProductBase)(*saved).to(guide.space.start)
     elif isinstance(own := _base(guide), list) or not torch.isclose(own, saved):
         raise ValueError(
             f"expected a guide with the saved base, got one with {guide.get_base_dist()}, whose density is another: "

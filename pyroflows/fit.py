@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .bases import MixtureBase
+from .bases import ComponentBase
 from .checks import check_guide, check_slope, explained, faults, kept
 from .diagnostics import CLOSE
 from .flows import with_tails
@@ -87,8 +87,9 @@ def fit(
         noncentered: whether sites whose prior has a scale that other latents set are fitted relative to it, see
             :class:`~pyroflows.noncentered.NonCentered`; None tries both ways through the first two stages and takes the
             one with the higher ELBO. Draws and densities are of the sites as they are either way.
-        modes: search the posterior for up to so many modes. Where there are several, the base becomes a mixture with a
-            component at each, which takes the place of the first two stages.
+        modes: search the posterior for modes. Where there are several, the base takes the place of the first two
+            stages: a mixture with a component at up to so many, or, where the ELBO is higher, a product of mixtures
+            along the directions in which modes differ, which has all their combinations.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
         full_rank: the second stage, likewise.
         objective: what the flow is trained for, see :mod:`pyroflows.infer.objectives`; None is the reverse KL. With
@@ -160,7 +161,7 @@ def fit(
         with kept(trainer):
             _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, place.density), bar)
         own.transform.to(own.space.start)
-        if isinstance(own.base, MixtureBase):
+        if isinstance(own.base, ComponentBase):
             own.base = own.base.to(own.space.start)
         if fresh_start:
             level = fmean(history.window(LOOK) or [math.nan])
@@ -253,7 +254,7 @@ def _fit_flow(
 
 def _balance(guide: AutoFlow, density: Density) -> None:
     """Moves mass between the components of the base, where it has some."""
-    if isinstance(guide.base, MixtureBase):
+    if isinstance(guide.base, ComponentBase):
         balance(guide.core_posterior(), density)
 
 

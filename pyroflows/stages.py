@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .bases import MixtureBase
+from .bases import ComponentBase
 from .checks import check_proper
 from .guides import AutoFlow
-from .infer import Annealed, Gaussian, LogJoint, Objective, TracedDensity, Untraceable, elbo, find_modes, mixture_at
+from .infer import Annealed, Gaussian, LogJoint, Objective, TracedDensity, Untraceable, base_at, elbo, find_modes
 from .latents import LatentSpace
 from .transforms import FlowTransform, LowerTriangular
 
@@ -95,9 +95,9 @@ def _start(
 ) -> Gaussian:
     """The Gaussian of the stages that are wanted; the guide gets a mixture as base where there are several modes."""
     gaussian = around
-    found = find_modes(density, gaussian, paths=8 * modes)[:modes] if modes > 1 else []
+    found = find_modes(density, gaussian, paths=8 * modes) if modes > 1 else []
     if len(found) > 1:
-        gaussian, mixture = mixture_at(found)
+        gaussian, mixture = base_at(density, found, modes)
         guide.base, stages = mixture.to(guide.space.start), (None, None)
     for name, stage in zip(("start", "full rank"), stages, strict=True):
         if stage is not None and isinstance(guide.core[-1], LowerTriangular):
@@ -120,5 +120,5 @@ def choose_precision(guide: AutoFlow, precision: str) -> None:
             part.float()
     elif precision == "double":
         guide.transform.double()
-        if isinstance(guide.base, MixtureBase):
+        if isinstance(guide.base, ComponentBase):
             guide.base = guide.base.to(torch.zeros((), dtype=torch.float64))

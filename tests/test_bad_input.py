@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroflows import FlowDistribution, Posterior, fit, flows
-from pyroflows.checks import improper
+from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows, log_joint
+from pyroflows.bases import MixtureBase
+from pyroflows.checks import faults, improper
 from pyroflows.infer import Gaussian, ReverseKL, best_start
 
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)
@@ -82,6 +83,14 @@ def test_a_kink_is_no_fault() -> None:
         warnings.simplefilter("error")
         posterior = fit(normal(lambda x: -x.abs()), progress=False, steps=500, compile=False)
     assert posterior.khat < 0.7
+
+
+def test_a_chasm_between_two_modes_is_no_fault() -> None:
+    density = log_joint(normal(lambda x: torch.logaddexp(-2 * (x - 2) ** 2, -2 * (x + 2) ** 2)))
+    base = MixtureBase(torch.zeros(2), torch.tensor([[-2.0], [2.0]]), torch.full((2, 1, 1), 0.5))
+    guide = AutoFlow(density.model, flows.full_rank, base=base, init_scale=1.0).setup()
+    start = Gaussian(torch.zeros(1), torch.eye(1))
+    assert {faults(density, guide, start) for _ in range(20)} == {""}
 
 
 def flat() -> None:

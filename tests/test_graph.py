@@ -83,6 +83,16 @@ def test_indices_after_a_full_slice() -> None:
     same(capture(function, [DATA]), function, [weight], DATA + 1)
 
 
+def test_copies_that_change_the_layout_stay() -> None:
+    weight = DATA.clone().requires_grad_()
+
+    def function() -> Tensor:
+        turned = weight.square().t()
+        return turned.reshape(-1)[:5].sum() + turned.contiguous().view(5, 3)[0].exp().sum()
+
+    same(capture(function), function, [weight])
+
+
 def test_without_gradients() -> None:
     weight = WEIGHT.clone().requires_grad_()
     loss, gradients = capture(lambda: weight.sum(), grad=False)()

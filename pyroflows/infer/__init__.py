@@ -8,7 +8,8 @@ from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
-from .modes import balance, find_modes, missed_modes, mixture_at, warn_of_modes
+from .mixtures import balance, base_at, mixture_at, product_at
+from .modes import find_modes, missed_modes, warn_of_modes
 from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
 from .polish import ascend, polish
@@ -43,6 +44,7 @@ __all__ = [
     "Untraceable",
     "ascend",
     "balance",
+    "base_at",
     "batch_and_match",
     "best_start",
     "capture",
@@ -56,6 +58,7 @@ __all__ = [
     "mixture_at",
     "pathfinder",
     "polish",
+    "product_at",
     "reason_to_stop",
     "score",
     "trend",

@@ -1,4 +1,4 @@
-"""Several modes: finding them, a base with a component at each, their masses, and those that a flow missed."""
+"""Several modes: finding them, and those that a flow missed."""
 
 import math
 import time
@@ -7,19 +7,22 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..bases import MixtureBase
 from ..distributions import FlowDistribution
 from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo, values
-from .lbfgs import climb
+from .lbfgs import GAIN, Path, climb
 from .pathfinder import candidates
 
 # Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
 APART = 8.0
 # A mode is missed if it holds at least exp(-5), or 0.7 %, of the mass, and the flow there less than exp(-3) of its own.
 FAINT, BLIND = 5.0, 3.0
+# Most numbers of a mode that a message shows, and draws of the flow that say which.
+SHOWN, SPREAD = 6, 256
 # Updates of a Gaussian that stands at a mode already.
 MATCHES = 60
+# Times that modes are crossed, of which the first lead to a better place to cross from, and most modes and latents.
+CROSSINGS, PARTNERS, LATENTS = 4, 32, 256
 
 
 def find_modes(
@@ -27,11 +30,14 @@ def find_modes(
 ) -> list[tuple[float, Gaussian]]:
     """Gaussians at the ends of L-BFGS paths that lie apart, with their ELBOs, best first.
 
+    Where modes differ in many latents independently, random paths hardly ever end at one of the best. So modes are
+    crossed: paths begin at the best one, too, with one latent at a time moved to where another mode has it.
+
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: paths begin at draws from it, widened to twice its scale.
         paths: how many paths.
-        seconds: when to stop, about; half of it is for the paths.
+        seconds: when to stop, about; at most three quarters of it are for the paths.
 
     Returns:
         The ELBO in nats, a lower bound of the log mass around the mode, and the Gaussian, of each. Empty if no path
@@ -47,19 +53,78 @@ def find_modes(
     starts = start.loc + 2 * (start.sample(paths) - start.loc)
     starts = starts[values(log_density, starts).isfinite()]
     ends = climb(log_density, starts, seconds=seconds / 2) if len(starts) else []
+    ends += _crossed(log_density, ends, deadline - seconds / 4) if len(ends) > 1 else []
     found: list[tuple[float, Gaussian]] = []
-    for path in sorted(ends, key=lambda path: -path.values[-1]):
+    best = -math.inf
+    for path in sorted(ends, key=_height, reverse=True):
         if found and time.monotonic() > deadline:
             break
         if all(_apart(path.points[-1], other) for _, other in found):
-            level, loc, root = candidates(log_density, [path], deadline)[0]
-            if level > -math.inf:
-                found.append(_refined(log_density, Gaussian.from_root(loc, root), deadline))
+            for level, gaussian in _around(log_density, path, deadline):
+                best = max(best, level)
+                # What is too faint to count stays as it is, so that its other paths end there, too.
+                faint = level < best - 2 * FAINT
+                found.append((level, gaussian) if faint else _refined(log_density, gaussian, deadline))
     apart: list[tuple[float, Gaussian]] = []
     for level, gaussian in sorted(found, key=lambda pair: -pair[0]):
         if level > -math.inf and all(_apart(gaussian.loc, other) for _, other in apart):
             apart.append((level, gaussian))
     return apart
+
+
+def _crossed(log_density: LogDensity, ends: list[Path], deadline: float) -> list[Path]:
+    """Paths from crossings of the best mode with the others, from the crossings' best with all, and so on."""
+    found: list[Path] = []
+    ends = sorted(ends, key=_height, reverse=True)[:PARTNERS]
+    top = ends[0]
+    for _ in range(CROSSINGS):
+        points = torch.stack([path.points[-1] for path in ends])
+        around = _around(log_density, top, deadline)
+        starts = torch.cat([points[:0], *(_crossings(log_density, gaussian, points) for _, gaussian in around)])
+        seconds = deadline - time.monotonic()
+        if not len(starts) or seconds <= 0:
+            break
+        new = climb(log_density, starts, seconds=seconds / 2)
+        found += new
+        better = [path.points[-1] - top.points[-1] for path in new if _height(path) > _height(top) + GAIN]
+        if not better:
+            break
+        # What is better in one latent each is often better in all of them.
+        both = top.points[-1] + torch.stack(better).sum(0)
+        found += climb(log_density, both[None], seconds=seconds / 4)
+        top = max([top, *found], key=_height)
+    return found
+
+
+def _crossings(log_density: LogDensity, gaussian: Gaussian, points: Tensor) -> Tensor:
+    """A Gaussian's mean with one latent moved to where other points have it, if that is far; the others follow.
+
+    Of the points up and those down in a latent, those that lead to the highest log density: ``(at most 2 D, D)``.
+    """
+    covariance = gaussian.scale_tril @ gaussian.scale_tril.mT
+    variances, found = covariance.diagonal(), []
+    off = points - gaussian.loc
+    for sign in (1, -1):
+        depth = torch.where(off * sign > 0, off.square() / variances / 2, 0.0)
+        deepest, which = depth.amax(0).topk(min(LATENTS, len(variances)))
+        far, which = depth > APART, which[deepest > APART]
+        if not len(which):
+            continue
+        moved = gaussian.loc + (off / variances).T[which, :, None] * covariance[which, None]
+        heights = values(log_density, moved.flatten(0, 1)).view(moved.shape[:2])
+        heights, best = torch.where(far.T[which], heights, -math.inf).max(1)
+        found.append(moved[range(len(which)), best][heights.isfinite()])
+    return torch.cat(found) if found else points[:0]
+
+
+def _height(path: Path) -> float:
+    return path.values[-1].item()
+
+
+def _around(log_density: LogDensity, path: Path, deadline: float) -> list[tuple[float, Gaussian]]:
+    """The best Gaussian on a path, with its ELBO; none if that is not finite."""
+    level, loc, root = candidates(log_density, [path], deadline)[0]
+    return [(level, Gaussian.from_root(loc, root))] if level > -math.inf else []
 
 
 def _refined(log_density: LogDensity, gaussian: Gaussian, deadline: float) -> tuple[float, Gaussian]:
@@ -72,51 +137,6 @@ def _refined(log_density: LogDensity, gaussian: Gaussian, deadline: float) -> tu
 def _apart(z: Tensor, gaussian: Gaussian) -> bool:
     top, here = gaussian.log_prob(torch.stack([gaussian.loc, z])).tolist()
     return top - here > APART
-
-
-def mixture_at(modes: list[tuple[float, Gaussian]]) -> tuple[Gaussian, MixtureBase]:
-    """The Gaussian with the moments of a mixture, and the mixture in the coordinates that this Gaussian whitens.
-
-    Args:
-        modes: log masses and Gaussians, as :func:`find_modes` returns them.
-    """
-    logits = torch.stack([g.loc.new_tensor(level) for level, g in modes]).log_softmax(0)
-    locs, roots = torch.stack([g.loc for _, g in modes]), torch.stack([g.scale_tril for _, g in modes])
-    masses = logits.exp()[:, None]
-    center = (masses * locs).sum(0)
-    off = locs - center
-    covariance = (masses[..., None] * (roots @ roots.mT + off[:, :, None] * off[:, None])).sum(0)
-    overall = Gaussian(center, torch.linalg.cholesky(covariance))
-    to_base = torch.linalg.inv(overall.scale_tril)
-    return overall, MixtureBase(logits, off @ to_base.mT, to_base @ roots)
-
-
-@torch.no_grad()
-def balance(posterior: FlowDistribution, log_density: LogDensity, num: int = 1024) -> None:
-    """Moves the masses of a flow's :class:`~pyroflows.bases.MixtureBase` halfway to what importance weights ask for.
-
-    The new mass of a component is its share of the weights of all draws. Repeated, this climbs to the masses that
-    minimise the forward KL divergence, which has no trap in which a mode is lost.
-
-    Args:
-        posterior: a flow over a mixture, whose ``logits`` are changed in place.
-        log_density: maps ``(B, D)`` to ``(B,)``.
-        num: how many draws.
-
-    References:
-        Adaptive importance sampling in general mixture classes. Cappé, Douc, Guillin, Marin, Robert, 2008.
-        https://arxiv.org/abs/0710.4242
-    """
-    base = posterior.base
-    # As many draws of each component, so that chance does not decide on the masses.
-    chosen = torch.arange(num, device=base.logits.device) % len(base.logits)
-    x = base.draw(chosen)
-    z, ladj = posterior.transform.call_and_ladj(x)
-    weights = (values(log_density, z) - base.log_prob(x) + ladj + base.logits.log_softmax(0)[chosen]).softmax(0)
-    asked = weights.to(x) @ base.shares(x)
-    if asked.isfinite().all():
-        # No component is given up for good while the flow still learns.
-        base.logits.copy_((0.5 * base.logits.softmax(0) + 0.5 * asked).clamp_min(1e-4).log())
 
 
 @torch.no_grad()
@@ -141,6 +161,16 @@ def missed_modes(
     return missed
 
 
+def _place(mode: Gaussian, draws: Tensor) -> str:
+    """The numbers of a mode, or, of many, the first of those that lie far from all draws, by index."""
+    loc = {i: round(x, 2) for i, x in enumerate(mode.loc.tolist())}
+    if len(loc) <= SHOWN:
+        return str([*loc.values()])
+    off = (mode.loc.to(draws) - draws.mean(0)).abs() / draws.std(0)
+    far = off.square() / 2 > APART
+    return str({i: loc[i] for i in (far if far.any() else off >= off.max()).nonzero()[:SHOWN, 0].tolist()})
+
+
 def warn_of_modes(
     posterior: FlowDistribution, log_density: LogDensity, start: Gaussian, level: float, finished: bool = True
 ) -> None:
@@ -159,7 +189,7 @@ def warn_of_modes(
     except torch.linalg.LinAlgError:  # a matrix far out, which must not take the fit with it
         return
     if missed:
-        places = ", ".join(str([round(x, 2) for x in mode.loc[:6].tolist()]) for mode in missed[:4])
+        places = ", ".join(_place(mode, posterior.sample((SPREAD,))) for mode in missed[:4])
         cause, first = (
             ("several modes", "") if finished else ("several modes, or a fit that is not done", "more steps, ")
         )

@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from .record import record
 
 aten = torch.ops.aten
-# Operations that return their input where shape and dtype stay.
+# Operations that return their input where shape, strides and dtype stay.
 IDLE = (
     aten.expand.default,
     aten.view.default,
@@ -49,7 +49,7 @@ def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
     """The same function of tensors with fewer and cheaper calls.
 
     Changes in place are put off to the end, so that equal operations can be done once and those of constants before
-    the first call; what changes neither shape nor dtype is left out.
+    the first call; what changes neither shape, strides nor dtype is left out.
 
     Args:
         module: a graph of aten operations.
@@ -85,12 +85,12 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Notes(fx.Interpreter):
-    """Notes shapes and dtypes, and the values of what depends on constants alone."""
+    """Notes shapes, strides and dtypes, and the values of what depends on constants alone."""
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
         if isinstance(value, Tensor):
-            node.meta["kind"] = value.shape, value.dtype, value.device
+            node.meta["kind"] = value.shape, value.stride(), value.dtype, value.device
         fixed = node.op == "get_attr" or (_pure(node) and all("fixed" in i.meta for i in node.all_input_nodes))
         if fixed:
             node.meta["fixed"] = value
