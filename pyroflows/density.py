@@ -7,12 +7,13 @@ import numpy as np
 import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pyro import poutine
 from torch import Tensor, nn
 
 from .distributions import FlowDistribution
 from .epochs import Batches, EpochLog, Epochs
 from .flows import copula_with_dropout
-from .numeric import all_or_nothing, seeded
+from .numeric import all_or_nothing, check_counts, check_ranges, seeded
 from .plots import plot_calibration, plot_trajectory
 from .priors import FlowPrior
 from .scale import Scale
@@ -27,6 +28,7 @@ except ImportError as error:
 
 # Rows that are scored at a time.
 CHUNK = 4096
+Seed = int | None
 
 
 class FlowDensity(DensityMixin, BaseEstimator):
@@ -77,7 +79,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         patience: int = 25,
         dtype: str = "float32",
         device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
+        random_state: Seed | np.random.RandomState = None,
         progress: bool = False,
     ) -> None:
         self.flow, self.components = flow, components
@@ -138,14 +140,18 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self._back = Affine(dim, loc=self._tensor(self._rows.loc), scale=self._tensor(self._rows.scale))
         nn.ModuleList([self.prior_, self._back]).requires_grad_(False)
         with torch.no_grad():
-            nats = self._loss(*(validation if held else training)).item()
-        self.entropy_ = nats + self._rows.log_volume
+            self.entropy_ = self._loss(*(validation if held else training)).item() + self._rows.log_volume
 
-    def _loss(self, x: Tensor, context: Tensor, weight: Tensor) -> Tensor:
-        """The weighted mean of the negative log density of standardised rows."""
+    def model(self, x: Tensor, context: Tensor, weight: Tensor) -> None:
+        """Standardised rows as data of Pyro. ``fit`` maximises its ELBO with an empty guide, as SVI would."""
+        with pyro.plate("rows", len(x)), poutine.scale(scale=weight):
+            pyro.sample("x", self._given(context), obs=x)
+
+    def _loss(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """The negative ELBO of a row of :meth:`model`: the weighted mean of negative log densities."""
         if self.prior_.training and self.noise:
             x = x + self.noise * torch.randn_like(x)
-        return -(weight * self._given(context).log_prob(x)).mean()
+        return -poutine.trace(self.model).get_trace(x, *rest).log_prob_sum() / len(x)
 
     def _given(self, context: Tensor, temperature: float = 1.0) -> Any:
         # Not called: Pyro would register the parameters, for a model around it to learn once more.
@@ -156,8 +162,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """The log density of each row, shape ``(rows,)``, in nats."""
         x, context = self._inputs(X, context)
         parts = zip(x.split(CHUNK), context.split(CHUNK), strict=True)
-        found = torch.cat([self._given(c).log_prob(part) for part, c in parts])
-        return found.double().cpu().numpy() - self._rows.log_volume
+        return _array(torch.cat([self._given(c).log_prob(part) for part, c in parts])) - self._rows.log_volume
 
     def score(
         self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -172,7 +177,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         context: ArrayLike | None = None,
         *,
         temperature: float = 1.0,
-        random_state: int | None = None,
+        random_state: Any = None,
     ) -> NDArray:
         """Draws ``(n_samples, D)``, or ``(n_samples, rows, D)`` for a context ``(rows, C)``.
 
@@ -182,6 +187,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             temperature: below 1, draws are more typical and less diverse.
             random_state: a seed, None for torch's generator as it is.
         """
+        check_counts("FlowDensity", {"n_samples": 0}, n_samples=n_samples)
         given = self._standard(np.zeros(0) if context is None else np.asarray(context, dtype=np.float64))
         with seeded(random_state, torch.device(self.device)):
             drawn = self._given(given, temperature).sample((n_samples,))
@@ -255,15 +261,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
             return plot_trajectory([_array(x) for x in density.transform.trajectory(density.base.sample((count,)))])
 
     def _check(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "patience": 1, "noise": 0, "weight_decay": 0, "validation_fraction": 0}
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"FlowDensity expected {name} >= {low}, got {getattr(self, name)!r}")
-        if not (self.lr > 0 and self.validation_fraction < 1):
-            raise ValueError(
-                f"FlowDensity expected lr > 0 and validation_fraction < 1, got {self.lr!r} and "
-                f"{self.validation_fraction!r}"
-            )
+        check_counts("FlowDensity", {}, epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
+        check_ranges("FlowDensity", 0, np.inf, lr=self.lr, noise=self.noise, weight_decay=self.weight_decay)
+        check_ranges("FlowDensity", 0, 1, validation_fraction=self.validation_fraction)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"FlowDensity expected dtype='float32' or 'float64', got {self.dtype!r}")
 

@@ -73,6 +73,13 @@ def check_counts(caller: str, least: dict[str, int], **counts: object) -> None:
             raise ValueError(f"{caller} expected {name} to be a whole number from {low} on, got {value!r}")
 
 
+def check_ranges(caller: str, low: float, high: float, **numbers: float) -> None:
+    """Raises a ValueError unless each number is at least ``low`` and below ``high``."""
+    for name, value in numbers.items():
+        if not low <= value < high:
+            raise ValueError(f"{caller} expected {low} <= {name} < {high}, got {value!r}")
+
+
 @contextlib.contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Runs a block from its own seed and leaves the generators as they were; ``None`` changes nothing."""

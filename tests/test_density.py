@@ -13,6 +13,7 @@ import sklearn
 import torch
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
+from pyro.infer import SVI, Trace_ELBO
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, make_moons
 from sklearn.metrics import roc_auc_score
@@ -257,10 +258,12 @@ WRONG = {
     "constant": (lambda: Quick().fit(ROWS * [1.0, 0.0]), r"columns that vary, got constant ones at \[1\]"),
     "weights": (lambda: Quick().fit(ROWS, sample_weight=np.eye(50)[0]), "2 rows of positive weight .* n_samples = 1"),
     "no_weight": (lambda: Quick().fit(ROWS, sample_weight=np.zeros(50)), "at least one non-zero number"),
-    "epochs": (lambda: Quick(epochs=0).fit(ROWS), "expected epochs >= 1, got 0"),
-    "batch_size": (lambda: Quick(batch_size=0).fit(ROWS), "expected batch_size >= 1, got 0"),
-    "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected lr > 0 .* got -1.0"),
-    "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "validation_fraction < 1, got .* and 1.0"),
+    "epochs": (lambda: Quick(epochs=0).fit(ROWS), "expected epochs to be a whole number from 1 on, got 0"),
+    "batch_size": (lambda: Quick(batch_size=0).fit(ROWS), "expected batch_size to be a whole number from 1 on, got 0"),
+    "half_an_epoch": (lambda: Quick(epochs=2.5).fit(ROWS), "expected epochs to be a whole number .* got 2.5"),
+    "draws": (lambda: FITTED.sample(-1), "expected n_samples to be a whole number from 0 on, got -1"),
+    "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected 0 <= lr < inf, got -1.0"),
+    "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "0 <= validation_fraction < 1, got 1.0"),
     "dtype": (lambda: Quick(dtype="int").fit(ROWS), "dtype='float32' or 'float64', got 'int'"),
     "kind": (lambda: FITTED.outlier_score(ROWS, kind="far"), "kind='likelihood' or 'typicality', got 'far'"),
     "distribution": (lambda: FITTED.distribution(torch.ones(3, 1)), r"0 columns, as in fit, got \(3, 1\)"),
@@ -274,3 +277,12 @@ def test_wrong_arguments(name: str) -> None:
     call, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fit_maximises_the_elbo_of_a_pyro_model_with_an_empty_guide() -> None:
+    density = FlowDensity(SMALL, epochs=2, random_state=0).fit(MOONS[:100])
+    batch = torch.randn(8, 2), torch.zeros(8, 0), torch.rand(8) + 0.5
+    svi = SVI(density.model, lambda *batch: None, pyro.optim.Adam({"lr": 0.0}), Trace_ELBO())
+    assert svi.evaluate_loss(*batch) / 8 == pytest.approx(density._loss(*batch).item(), rel=1e-5)
+    exact = -(batch[2] * density.prior_.forward().log_prob(batch[0])).mean()
+    torch.testing.assert_close(density._loss(*batch), exact)
