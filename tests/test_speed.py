@@ -72,21 +72,24 @@ def test_a_compiler_that_fails_leaves_the_traced_graph(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("to_come", "asked", "chosen"),
+    ("to_come", "operations", "asked", "chosen"),
     [
-        (1e9, None, [False, True]),
-        (20.0, None, [False]),
-        (0.1, None, []),
-        (1e9, False, []),
-        (0.1, True, [True]),
+        (1e9, 1000, None, [False, True]),
+        (100.0, 1000, None, [False, True]),
+        (100.0, 6000, None, [False]),  # the compiler would take longer
+        (20.0, 1000, None, [False]),
+        (0.1, 1000, None, []),
+        (1e9, 1000, False, []),
+        (0.1, 1000, True, [True]),
     ],
 )
 def test_the_choice_follows_the_seconds_to_come(
-    monkeypatch: pytest.MonkeyPatch, to_come: float, asked: bool | None, chosen: list[bool]
+    monkeypatch: pytest.MonkeyPatch, to_come: float, operations: int, asked: bool | None, chosen: list[bool]
 ) -> None:
     given, told = nn.Parameter(torch.ones(3)), []
     trainer = Trainer([given], lr=0.1)
     monkeypatch.setattr(trainer, "trace", lambda objective, compile: told.append(compile))
+    monkeypatch.setattr(Trainer, "operations", operations)
     monkeypatch.setattr(speed, "median", lambda seconds: to_come / 85)
     monkeypatch.setattr(speed, "SETTLED", 20)
     speed_up = SpeedUp(trainer, lambda: noisy(given), 100, asked, lambda text: None)

@@ -12,8 +12,9 @@ from .trainer import Trainer
 # Steps that are timed before it is decided whether to trace, and those before whether to compile: many fits are over
 # by then.
 PROBE, SETTLED = 15, 500
-# Seconds of steps to come from which it pays to trace (costs 1 to 3 s) and to compile a traced step (10 to 60 s).
-TRACE_FROM, COMPILE_FROM = 4.0, 60.0
+# Seconds of steps to come from which it pays to trace, which costs a second or two; and to compile a traced step, for
+# each of its operations: a compiler takes 15 to 20 ms for one, and many fits stop early.
+TRACE_FROM, COMPILE_FROM = 4.0, 0.05
 
 
 class SpeedUp:
@@ -54,7 +55,7 @@ class SpeedUp:
             self._change("compiled")
         elif first and to_come > TRACE_FROM:
             self._change("traced")
-        elif not first and self.trainer.history.speed == "traced" and to_come > COMPILE_FROM:
+        elif not first and self.trainer.history.speed == "traced" and to_come > COMPILE_FROM * self.trainer.operations:
             self._change("compiled")
 
     def _change(self, speed: str) -> None:

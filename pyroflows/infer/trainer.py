@@ -116,6 +116,11 @@ class Trainer:
         kept = [torch.where(good, after, before) for after, before in zip(new, state, strict=False)]
         return [*kept, control, torch.stack([elbo, _spread(weights), norm])]
 
+    @property
+    def operations(self) -> int:
+        """Operations of a traced step, 0 before :meth:`trace`."""
+        return len(self._graph.module.graph.nodes) if self._graph else 0
+
     def decay_over(self, steps: int) -> None:
         """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""
         if self._decay[0] == math.inf:
