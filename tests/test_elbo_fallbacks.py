@@ -17,6 +17,7 @@ from torch import nn
 
 from elbo_cases import SD, Y, assert_equal_to_plain, grads, replayed, schools
 from pyroflows.infer import CompiledTrace_ELBO, Untraceable
+from pyroflows.infer.compiler import TRUST, TWO_FILES
 
 
 class Tempered:
@@ -159,4 +160,4 @@ def test_a_compiler_without_the_instructions_is_asked_again(monkeypatch: pytest.
 
     monkeypatch.setattr("torch._inductor.compile", old)
     CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
-    assert asked == [{"cpp.vec_isa_ok": True, "cpp_wrapper": True}, {}]
+    assert asked == [TRUST | TWO_FILES, {}]
