@@ -262,7 +262,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     def _check(self) -> None:
         check_counts("FlowDensity", {}, epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
-        check_ranges("FlowDensity", 0, np.inf, lr=self.lr, noise=self.noise, weight_decay=self.weight_decay)
+        check_ranges("FlowDensity", 0, np.inf, noise=self.noise, weight_decay=self.weight_decay)
         check_ranges("FlowDensity", 0, 1, validation_fraction=self.validation_fraction)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"FlowDensity expected dtype='float32' or 'float64', got {self.dtype!r}")

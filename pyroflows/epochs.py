@@ -47,9 +47,14 @@ class Epochs:
         lr: largest learning rate.
         weight_decay: as in AdamW.
         average: decay of the moving average of the parameters, by step; 0 keeps the last iterate.
+
+    Raises:
+        ValueError: if ``lr`` is not positive and finite.
     """
 
     def __init__(self, module: nn.Module, *, lr: float, weight_decay: float = 0.0, average: float = 0.99) -> None:
+        if not 0 < lr < math.inf:
+            raise ValueError(f"expected a learning rate lr > 0, got {lr!r}")
         self.module, self.lr, self.average = module, lr, average
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def is_autocast(z: Tensor) -> bool:
 def check_counts(caller: str, least: dict[str, int], **counts: object) -> None:
     """Raises a ValueError unless each count is a whole number that is not below its least, 1 where none is named."""
     for name, value in counts.items():
-        if not isinstance(value, int) or value < least.get(name, 1):
+        if not isinstance(value, Integral) or value < least.get(name, 1):
             low = least.get(name, 1)
             raise ValueError(f"{caller} expected {name} to be a whole number from {low} on, got {value!r}")
 

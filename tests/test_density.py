@@ -262,7 +262,8 @@ WRONG = {
     "batch_size": (lambda: Quick(batch_size=0).fit(ROWS), "expected batch_size to be a whole number from 1 on, got 0"),
     "half_an_epoch": (lambda: Quick(epochs=2.5).fit(ROWS), "expected epochs to be a whole number .* got 2.5"),
     "draws": (lambda: FITTED.sample(-1), "expected n_samples to be a whole number from 0 on, got -1"),
-    "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected 0 <= lr < inf, got -1.0"),
+    "lr": (lambda: Quick(lr=-1.0).fit(ROWS), "expected a learning rate lr > 0, got -1.0"),
+    "no_lr": (lambda: Quick(lr=0.0).fit(ROWS), "expected a learning rate lr > 0, got 0.0"),
     "fraction": (lambda: Quick(validation_fraction=1.0).fit(ROWS), "0 <= validation_fraction < 1, got 1.0"),
     "dtype": (lambda: Quick(dtype="int").fit(ROWS), "dtype='float32' or 'float64', got 'int'"),
     "kind": (lambda: FITTED.outlier_score(ROWS, kind="far"), "kind='likelihood' or 'typicality', got 'far'"),
@@ -286,3 +287,8 @@ def test_fit_maximises_the_elbo_of_a_pyro_model_with_an_empty_guide() -> None:
     assert svi.evaluate_loss(*batch) / 8 == pytest.approx(density._loss(*batch).item(), rel=1e-5)
     exact = -(batch[2] * density.prior_.forward().log_prob(batch[0])).mean()
     torch.testing.assert_close(density._loss(*batch), exact)
+
+
+def test_counts_may_be_numbers_of_numpy() -> None:
+    density = Quick(epochs=np.int64(2), batch_size=np.int32(32)).fit(ROWS)
+    assert density.sample(np.int64(3)).shape == (3, 2)
