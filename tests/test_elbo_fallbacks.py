@@ -150,14 +150,20 @@ def test_failing_compiler_leaves_the_replay(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_compiler_without_the_instructions_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
+
+    asked, tried = [], VecISA.check_build
 
     def old(module: torch.fx.GraphModule, examples: list, options: dict) -> Callable:
         asked.append(options)
+        assert (VecISA.check_build is tried) == (not options)
+        valid_vec_isa_list()
         if options:
             raise RuntimeError("unknown option -mamx-tile")
         return module.forward
 
     monkeypatch.setattr("torch._inductor.compile", old)
+    valid_vec_isa_list.cache_clear()
     CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
     assert asked == [TRUST | TWO_FILES, {}]
+    assert valid_vec_isa_list.cache_info().misses == 1  # counted from when the trust was lost

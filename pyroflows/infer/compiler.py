@@ -1,15 +1,18 @@
 """Inductor on a graph that is already traced: no second tracing by Dynamo, no guards at each call."""
 
+import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
-TRUST = {"cpp.vec_isa_ok": True}
+TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
 # compiled with fewer optimisations in a third of the time and runs as fast. Else Python would call each.
 TWO_FILES = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
@@ -47,20 +50,38 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         two_files = TWO_FILES if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
             try:
-                run = _compile(module, examples, fake, {**options, **TRUST, **two_files})
+                with _trusting():
+                    run = _compile(module, examples, fake, {**options, **TRUST, **two_files})
             except Exception:
-                from torch._inductor import cpu_vec_isa
-
-                cpu_vec_isa.valid_vec_isa_list.cache_clear()
                 run = _compile(module, examples, fake, options)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
 
 
 def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options: dict) -> Callable:
+    import sympy
     from torch import _inductor
 
-    with tracing(TracingContext(fake)):
+    # Inductor simplifies the same few hundred index expressions for every layer anew, an eighth of a long compilation.
+    known = mock.patch.object(sympy, "simplify", functools.cache(sympy.simplify))
+    with tracing(TracingContext(fake)), known:
         return _inductor.compile(module, examples, options=options)
+
+
+@contextmanager
+def _trusting() -> Iterator[None]:
+    """Instructions that the processor has are not tried in small programs; if this ends badly it is forgotten."""
+    from torch._inductor import cpu_vec_isa
+
+    try:
+        with mock.patch.object(cpu_vec_isa.VecISA, "check_build", create=True, return_value=True):
+            yield
+    except Exception:
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+        for isa in cpu_vec_isa.supported_vec_isa_list:
+            getattr(type(isa).__bool__, "cache_clear", lambda: None)()
+            vars(isa).pop("_is_avx512_bf16_supported", None)
+            vars(isa).pop("_is_amx_fp16_supported", None)
+        raise
 
 
 def _each_call_a_step(run: Callable) -> Callable:
