@@ -6,12 +6,13 @@ gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of the parallel dire
 last dimension to the first. Tensors are kept with the batch last here, so that slices are contiguous.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vjp
 
 from ..bijectors import Bijector
@@ -102,6 +103,15 @@ def _adder() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return Tensor.addmm_ if plain else lambda total, a, b: total.add_(a @ b)
 
 
+def _in_place(activation: nn.Module) -> Callable[[Tensor], object]:
+    """Overwrites its argument with the activation of it, at once where torch has the activation in place."""
+    if type(activation).__module__ == "torch.nn.modules.activation" and hasattr(activation, "inplace"):
+        activation = copy.copy(activation)
+        activation.inplace = True
+        return activation.forward
+    return lambda units: units.copy_(activation(units))
+
+
 def _forward_walk(
     net: MaskedMLP, bijector: Bijector, y: Tensor, weights: Tensors, offsets: Tensors
 ) -> tuple[Tensor, Tensor]:
@@ -112,7 +122,8 @@ def _forward_walk(
     for level, offset in zip(levels[1:], offsets, strict=True):
         level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
     # Views that all steps need are cut in one call each.
-    given, found, ladjs, activation = y.T.contiguous().unbind(), levels[0].unbind(), [], net.activation.forward
+    given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
+    activate = _in_place(net.activation)
     add = _adder()
     params = bijector.unpack(levels[-1].unflatten(0, (net.input_dim, net.group)).movedim(1, -1))
     params = list(zip(*(p.unbind() for p in params), strict=True))
@@ -121,7 +132,7 @@ def _forward_walk(
         for i, (*hidden, (flat, row, known)) in enumerate(zip(*layers, strict=True), first):
             for units, rows, below in hidden:
                 if len(units):
-                    add(units, rows, below).copy_(activation(units))
+                    activate(add(units, rows, below))
             add(flat, row, known)
             x, ladj = bijector.inverse(given[i], *params[i])
             found[i].copy_(x)
