@@ -2,6 +2,9 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/pip install -q -c constraints.txt
 
+# Each of several processes runs tests with one thread of torch.
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint docs bench clean
 
@@ -12,10 +15,10 @@ demo: .venv/.stamp  ## Fit a flow to the eight schools
 	$(BIN)/python examples/eight_schools.py
 
 test: lint  ## Lint, then run the tests, the docstrings and the examples in the text
-	$(BIN)/pytest -q --doctest-modules --doctest-glob='*.md' tests pyroflows $(wildcard README.md docs/*.md)
+	$(PYTEST) --doctest-modules --doctest-glob='*.md' tests pyroflows $(wildcard README.md docs/*.md)
 
 test-slow: .venv/.stamp  ## Run the slow tests
-	$(BIN)/pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/.stamp  ## Check style and formatting
 	$(BIN)/ruff check -q
