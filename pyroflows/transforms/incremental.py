@@ -103,9 +103,9 @@ def _adder() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return Tensor.addmm_ if plain else lambda total, a, b: total.add_(a @ b)
 
 
-def _in_place(activation: nn.Module) -> Callable[[Tensor], object]:
+def _overwriting(activation: nn.Module, traced: bool) -> Callable[[Tensor], object]:
     """Overwrites its argument with the activation of it, at once where torch has the activation in place."""
-    if type(activation).__module__ == "torch.nn.modules.activation" and hasattr(activation, "inplace"):
+    if not traced and type(activation).__module__ == "torch.nn.modules.activation" and hasattr(activation, "inplace"):
         activation = copy.copy(activation)
         activation.inplace = True
         return activation.forward
@@ -123,7 +123,7 @@ def _forward_walk(
         level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
     # Views that all steps need are cut in one call each.
     given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
-    activate = _in_place(net.activation)
+    activate = _overwriting(net.activation, is_traced(y))
     add = _adder()
     params = bijector.unpack(levels[-1].unflatten(0, (net.input_dim, net.group)).movedim(1, -1))
     params = list(zip(*(p.unbind() for p in params), strict=True))
