@@ -22,6 +22,7 @@ from models import POSTERIORS  # noqa: E402
 from models.density import decaying_sum, log_chain  # noqa: E402
 from models.populations import trajectory  # noqa: E402
 from models.posterior import read_npz  # noqa: E402
+from volatility import log_likelihoods  # noqa: E402
 
 needs_data = pytest.mark.skipif(
     not (DATA / "posteriordb").is_dir(), reason=f"no data in {DATA}: set PYROFLOWS_DATA to the folder of the posteriors"
@@ -141,3 +142,14 @@ def test_hmc_finds_the_moments_of_a_gaussian() -> None:
     x = hmc.sample(density, torch.zeros(3), warmup=50, keep=50) / scale
     assert (x.mean((0, 1)) - 1).abs().max() < 0.1
     assert (x.flatten(0, 1).std(0) - 1).abs().max() < 0.1
+
+
+def test_the_filter_over_log_volatilities() -> None:
+    y, gap, shock, means = torch.tensor([0.02, -0.05, 0.01]), 0.1, 0.5, torch.tensor([-9.0, -7.0])
+    h = [means + shock / (gap * (2 - gap)) ** 0.5 * torch.randn(200_000, 2)]
+    for _ in y[1:]:
+        h.append(means * gap + (1 - gap) * h[-1] + shock * torch.randn(200_000, 2))
+    given = sum(dist.Normal(0.0, (state / 2).exp()).log_prob(seen) for state, seen in zip(h, y, strict=True))
+    drawn = given.logsumexp(0) - math.log(len(given))
+    found = log_likelihoods(y, gap, shock, means, torch.linspace(-18.0, 2.0, 200))
+    assert torch.allclose(found, drawn, atol=0.02)
