@@ -35,7 +35,7 @@ class Posterior:
         to_reference: maps sites and the model's arguments to the parameters of the reference.
         to_sites: the way back.
         ground_truth: where only moments are known, the name in the file by site.
-        exact: means and standard deviations of scalars whose published ones are wrong.
+        exact: mean, standard deviation and kurtosis of scalars whose published moments are wrong.
         log_evidence: in nats, if known.
 
     Example:
@@ -51,7 +51,7 @@ class Posterior:
     to_reference: Callable[..., Draws] = unchanged
     to_sites: Callable[..., Draws] = unchanged
     ground_truth: Mapping[str, str] | None = None
-    exact: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    exact: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     log_evidence: float | None = None
 
     def load(self, data: str | Path) -> tuple[Callable[..., None], tuple]:
@@ -67,7 +67,7 @@ class Posterior:
 
     def reference(self, data: str | Path) -> dict[str, tuple[float, float, float]]:
         """Mean, standard deviation and standard error of the mean for each scalar."""
-        return self.published(data) | {name: (*moments, 0.0) for name, moments in self.exact.items()}
+        return self.published(data) | {name: (mean, sd, 0.0) for name, (mean, sd, _) in self.exact.items()}
 
     def published(self, data: str | Path) -> dict[str, tuple[float, float, float]]:
         """The same from the files alone."""

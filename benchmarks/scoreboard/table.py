@@ -20,7 +20,10 @@ TITLE = """# Twenty posteriors
 guides, zuko and NUTS. dmean and dsd are the largest over a posterior's scalars of |mean difference| / sd and of
 |sd ratio - 1|, from 20,000 draws as they are; "weighted" with their PSIS weights. The floor is what as many exact draws
 would score in the mean, given the noise of the reference. Seconds are from the start of a process to the posterior,
-imports and, from an empty cache, compilers included; judging the draws is not."""
+imports and, from an empty cache, compilers included; judging the draws is not.
+
+References are as published, but for one number: the sd of `m` in `sv` is 1.3356 by quadrature
+(`python benchmarks/volatility.py`), not the published 1.187 of Markov chains, which seldom visit its heavy tails."""
 FITS = """Medians over the seeds, the worst in brackets. k-hat, sd(log w), ESS/S, ELBO and evidence (by importance
 sampling) are from the 20,000 draws."""
 PEERS = """Pyro's guides are trained on the models as they are, for the seconds that `fit` took with the same seed:
