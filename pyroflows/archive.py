@@ -102,7 +102,7 @@ def _set_base(guide: AutoFlow, saved: list[Tensor] | Tensor) -> None:
     elif isinstance(own := _base(guide), list) or not torch.isclose(own, saved):
         raise ValueError(
             f"expected a guide with the saved base, got one with {guide.get_base_dist()}, whose density is another: "
-            f"pass guide=AutoFlow(model, base=...) with the same base"
+            f"pass guide=AutoFlow(model, flow, base=...) with the same flow and base"
         )
 
 

@@ -98,7 +98,7 @@ def realnvp(
 
 
 def with_tails(input_dim: int, context_dim: int = 0) -> Compose:
-    """:func:`realnvp` with ``tails``, the default of guides: positive and bounded parameters have such tails."""
+    """:func:`realnvp` with ``tails``, the default of ``fit``: positive and bounded parameters have such tails."""
     return realnvp(input_dim, context_dim, tails=True)
 
 
@@ -132,7 +132,7 @@ def iaf(
     activation: Activation = nn.SiLU,
     bound: float = 3.0,
 ) -> Compose:
-    """Affine autoregressive layers that sample in one pass and score incrementally: for guides.
+    """Affine autoregressive layers that sample in one pass and score incrementally, the default of ``AutoFlow``.
 
     Args:
         input_dim: size ``D`` of the vectors; 1 falls back as in :func:`realnvp`.

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import archive, plots, report
 from .diagnostics import Diagnostics
 from .draws import Draws, scalars
+from .flows import with_tails
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .numeric import check_counts, seeded
@@ -139,13 +140,14 @@ class Posterior(Draws):
             path: the file.
             model: the Pyro model.
             args: the model's arguments.
-            guide: a new guide made like the saved one; by default ``AutoFlow(model)``.
+            guide: a new guide made like the saved one; by default that of ``fit``,
+                ``AutoFlow(model, flows.with_tails)``.
             kwargs: the model's keyword arguments.
 
         Raises:
             ValueError: if the file is of something else, or of other latents, another flow, or other data.
         """
-        guide = (AutoFlow(model) if guide is None else guide).setup(*args, **kwargs)
+        guide = (AutoFlow(model, with_tails) if guide is None else guide).setup(*args, **kwargs)
         found = archive.read(path)
         density = LogJoint(model, args, kwargs, guide.space, dtype=found["dtype"])
         return cls(guide, density, *archive.unpack(found, guide, density))

@@ -259,3 +259,21 @@ def test_plain_svi_recovers_a_conjugate_posterior(recipe: Callable) -> None:
     assert ((draws.mean(0) - mean).abs() < 0.15 * sds).all()
     assert_close(draws.std(0), sds, rtol=0.1, atol=0.0)
     assert_close(draws.T.corrcoef()[0, 1], covariance[0, 1] / sds.prod(), atol=0.08, rtol=0.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_default_flow_stays_finite_in_a_plain_loop(seed: int) -> None:
+    sd = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+    def eight_schools(y: Tensor) -> None:
+        mu, tau = pyro.sample("mu", dist.Normal(0.0, 5.0)), pyro.sample("tau", dist.HalfCauchy(5.0))
+        with pyro.plate("school", 8):
+            theta = pyro.sample("theta", dist.Normal(mu, tau))
+            pyro.sample("y", dist.Normal(theta, sd), obs=y)
+
+    pyro.set_rng_seed(seed)
+    elbo = Trace_ELBO(8, vectorize_particles=True, max_plate_nesting=1)
+    svi = SVI(eight_schools, AutoFlow(eight_schools), pyro.optim.ClippedAdam({"lr": 5e-3}), elbo)
+    losses = [svi.step(torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])) for _ in range(150)]
+    assert max(losses) < 1e4
+    assert sum(losses[-20:]) / 20 < 45
