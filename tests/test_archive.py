@@ -64,7 +64,7 @@ def test_a_posterior_comes_back(path: Path) -> None:
 
 
 def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
-    guide = AutoFlow(model).setup(Y)
+    guide = AutoFlow(model, flows.with_tails).setup(Y)
     posterior = Posterior(guide, LogJoint(model, (Y,), {}, guide.space), History())
     posterior.save(path)
     assert_close(Posterior.load(path, model, Y).sample(5, seed=1), posterior.sample(5, seed=1))
