@@ -30,6 +30,7 @@ from .infer import (
     ascend,
     balance,
     best_start,
+    enough_threads,
     polish,
     reason_to_stop,
     trend,
@@ -143,6 +144,7 @@ def fit(
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
+        enough_threads(density, own.space.start.expand(num_particles, -1)),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
