@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .threads import Threads
+
 # Steps over which the learning rate rises, and the largest norm of a gradient.
 WARMUP, CLIP = 50, 10.0
 
@@ -90,10 +92,11 @@ class Epochs:
         """
         log = self.log
         with ExitStack() as at_end:
+            threads = at_end.enter_context(Threads())
             at_end.callback(self._finish)  # also after a batch that was refused, or Ctrl-C
             bar = at_end.enter_context(tqdm(total=epochs, initial=len(log.train), disable=not progress, unit="epoch"))
             while len(log.train) < epochs:
-                log.train.append(self._epoch(loss, batches, epochs))
+                log.train.append(self._epoch(loss, batches, epochs, threads))
                 if validate is not None:
                     self._judge(validate)
                 if checkpoint is not None:
@@ -106,10 +109,10 @@ class Epochs:
         log.stopped = log.stopped or "all epochs were used"
         return log
 
-    def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int) -> float:
+    def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int, threads: Threads) -> float:
         self.module.train()
         fall = 0.505 + 0.495 * math.cos(math.pi * len(self.log.train) / epochs)
-        found = [self.step(loss(*batch), fall) for batch in batches]
+        found = [threads.run(lambda batch=batch: self.step(loss(*batch), fall)) for batch in batches]
         if not found:
             raise ValueError(
                 "expected at least one batch, got none: the data or the loader is empty, or it is an iterator, which "

@@ -30,17 +30,18 @@ from .infer import (
     ascend,
     balance,
     best_start,
-    enough_threads,
     polish,
     reason_to_stop,
+    score,
     trend,
     warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
 from .noncentered import noncentered as noncentered_map
-from .numeric import check_counts
+from .numeric import check_counts, seeded
 from .posterior import Posterior
 from .stages import Density, Place, Start, choose_precision, gaussian_at, start_guide, wide_log_joint
+from .threads import Threads
 from .transforms import FlowTransform, LowerTriangular
 
 # Steps between two looks at whether the fit is done.
@@ -144,7 +145,7 @@ def fit(
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
-        enough_threads(density, own.space.start.expand(num_particles, -1)),
+        Threads(partial(_gradient, density, num_particles)),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
@@ -206,6 +207,12 @@ def _check_options(precision: str, **counts: object) -> None:
     check_counts("fit", {}, **counts)
     if precision not in ("mixed", "single", "double"):
         raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
+
+
+def _gradient(density: LogJoint, rows: int) -> None:
+    """The larger part of most steps, without a trace."""
+    with seeded(0, density.space.start.device):
+        score(density, density.space.start.expand(rows, -1))
 
 
 def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric", "scale", "epochs"),
+    ("nets", "numeric", "threads", "scale"),
+    ("epochs",),
     ("bijectors",),
     ("transforms",),
     ("bases", "flows", "distributions", "latents"),

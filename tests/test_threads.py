@@ -1,17 +1,17 @@
 """Threads of torch: short work runs on one, long work on as many as help, and then there are as many as before."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
-from pyroflows import fit
-from pyroflows.infer import enough_threads, threads
-
-Z = torch.zeros(4, 3)
+from pyroflows import fit, threads
+from pyroflows.epochs import Batches, Epochs
+from pyroflows.threads import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -21,46 +21,89 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-def density(z: Tensor) -> Tensor:
-    return -(z.square() + 0 * torch.randn(())).sum(-1)
+class Clock:
+    """In the place of ``time``: steps take given seconds, by the number of threads; and notes that number."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self.seconds, self.now, self.used = seconds, 0.0, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def step(self) -> int:
+        self.used.append(torch.get_num_threads())
+        self.now += self.seconds[self.used[-1]]
+        return len(self.used)
 
 
-def test_short_work_runs_on_one() -> None:
-    state = torch.get_rng_state()
-    with enough_threads(density, Z):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    assert torch.equal(torch.get_rng_state(), state)
+CASES = [
+    ({1: 1.0, 2: 0.6}, [1, 1, 2, 2], 2),
+    ({1: 1.0, 2: 0.9}, [1, 1, 2, 2], 1),
+    ({1: 0.01, 2: 0.001}, [1, 1], 1),
+]
 
 
-@pytest.mark.parametrize(("seconds", "found"), [((1.0, 0.6), 2), ((1.0, 0.9), 1), ((0.01,), 1)])
-def test_more_than_one_must_gain(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...], found: int) -> None:
-    given, used = iter(seconds), []
-
-    def measured(call: object) -> float:
-        used.append(torch.get_num_threads())
-        return next(given)
-
-    monkeypatch.setattr(threads, "_seconds", measured)
-    with enough_threads(density, Z):
+@pytest.mark.parametrize(("seconds", "tried", "found"), CASES)
+def test_more_than_one_must_gain(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], tried: list[int], found: int
+) -> None:
+    clock = Clock(seconds)
+    monkeypatch.setattr(threads, "time", clock)
+    with Threads(clock.step):
+        assert clock.used == tried
         assert torch.get_num_threads() == found
-    assert used == [1, 2][: len(seconds)]
+    assert torch.get_num_threads() == 2
 
 
-def test_errors_leave_as_many_as_before() -> None:
-    with pytest.raises(ZeroDivisionError), enough_threads(density, Z):
+@pytest.mark.parametrize(("seconds", "tried", "found"), CASES)
+def test_the_first_steps_decide(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], tried: list[int], found: int
+) -> None:
+    clock = Clock(seconds)
+    monkeypatch.setattr(threads, "time", clock)
+    with Threads() as choice:
+        assert [choice.run(clock.step) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert clock.used == tried + [found] * (6 - len(tried))
+
+
+@pytest.mark.parametrize("step", [None, lambda: 1 / 0])
+def test_errors_leave_as_many_as_before(step: object) -> None:
+    with suppress(ZeroDivisionError), Threads(step):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
 
 
-def test_fit_runs_on_one() -> None:
-    seen = []
+def test_one_thread_stays_one() -> None:
+    torch.set_num_threads(1)
+    with Threads(lambda: pytest.fail("there is nothing to choose")) as choice:
+        assert choice.chosen
+    assert torch.get_num_threads() == 1
+
+
+def test_fit_runs_on_one_and_draws_the_same_numbers() -> None:
+    seen: list[int] = []
 
     def model() -> None:
         seen.append(torch.get_num_threads())
         pyro.sample("x", dist.Normal(0.0, 1.0))
 
-    fit(model, steps=20, num_particles=8, progress=False)
-    assert seen[0] == 2
-    assert 1 in seen
+    found = []
+    for count in (2, 1):
+        torch.set_num_threads(count)
+        pyro.set_rng_seed(0)
+        found.append(fit(model, steps=20, num_particles=8, progress=False).history.elbo)
+        assert torch.get_num_threads() == count
+    assert 1 in seen[: len(seen) // 2]
+    assert found[0] == found[1]
+
+
+def test_epochs_run_on_one() -> None:
+    net, seen = nn.Linear(2, 1), []
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return net(x).square().mean()
+
+    Epochs(net, lr=0.01).run(loss, Batches([torch.randn(20, 2)], 5), 2, progress=False)
+    assert set(seen) == {1}
     assert torch.get_num_threads() == 2

@@ -17,7 +17,6 @@ from .speed import SpeedUp
 from .starts import Attempt, best_start
 from .stopping import reason_to_stop, trend
 from .svi import CompiledSVI
-from .threads import enough_threads
 from .traced import TracedDensity
 from .traced_loss import TracedLoss
 from .trainer import History, Trainer
@@ -50,7 +49,6 @@ __all__ = [
     "best_start",
     "capture",
     "elbo",
-    "enough_threads",
     "find_modes",
     "fuse",
     "lay_flat",

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..diagnostics import ChainDiagnostics
 from ..guides import AutoFlow
-from ..infer import LogJoint, enough_threads
+from ..infer import LogJoint, score
 from ..numeric import check_counts
 from ..replay import Replay
 from ..report import labelled
+from ..threads import Threads
 from .potential import Potential
 from .refined import Refined, propose
 
@@ -113,7 +114,7 @@ def neutra(
     options = {"adapt_mass_matrix": adapt_mass, "target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     starts = guide.get_posterior().base.sample((chains,))
     precise = starts.to(log_joint.space.start)  # as Pyro's mass matrix
-    with enough_threads(potential.density, starts[:1]):
+    with Threads(lambda: score(potential.density, starts[:1])):
         found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in precise]
     x = torch.stack([draws for draws, _ in found]).to(starts)
     stats = {name: np.stack([chain[name] for _, chain in found]) for name in found[0][1]}
