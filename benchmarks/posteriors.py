@@ -1,8 +1,9 @@
 """Twenty real posteriors: ``fit`` with its defaults beside Pyro's guides, zuko and NUTS, against references.
 
 Every run is a process of its own, so that its seconds include imports and, from an empty cache, compilers. Results are
-lines of JSON; what is there is not run again, so that all can be interrupted at any time. At the end docs/scoreboard.md
-and its picture are written from all results. Peers get the seconds that ``fit`` took with the same seed.
+lines of JSON; what is there is not run again, so that all can be interrupted at any time: give another file to
+``--results``, or ``--again``, to measure anew. At the end docs/scoreboard.md and its picture are written from all
+results. Peers get the seconds that ``fit`` took with the same seed.
 
     python benchmarks/posteriors.py --data ../shared/data [--only kilp earn] [--methods fit NUTS] [--report-only]
 """
