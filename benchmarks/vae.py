@@ -31,8 +31,8 @@ LATENTS, WIDTH, BATCH = 40, 300, 128
 KINDS = {
     "normal prior": (None, False),
     "flow prior": (None, True),
-    "IAF posterior": (partial(pf.flows.iaf, layers=2, hidden_dims=(WIDTH,)), False),
-    "flow prior, IAF posterior": (partial(pf.flows.iaf, layers=2, hidden_dims=(WIDTH,)), True),
+    "IAF posterior": (partial(pf.flows.iaf, layers=2, hidden_dims=(WIDTH,), bound=3.0), False),
+    "flow prior, IAF posterior": (partial(pf.flows.iaf, layers=2, hidden_dims=(WIDTH,), bound=3.0), True),
 }
 WAYS = {
     "Trace_ELBO": (SVI, Trace_ELBO),
