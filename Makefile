@@ -28,7 +28,7 @@ docs: .venv/.stamp  ## Build the documentation into docs/_build
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 bench: .venv/.stamp-bench  ## Run every benchmark that takes minutes, not hours
-	set -e; for script in $(filter-out benchmarks/jax_% benchmarks/posteriors.py benchmarks/calibration.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in $(filter-out benchmarks/jax_% benchmarks/posteriors.py benchmarks/volatility.py benchmarks/calibration.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## Remove the environment and everything built
 	rm -rf .venv docs/_build dist .pytest_cache .ruff_cache

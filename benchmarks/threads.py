@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from statistics import median
 
 from timing import table
 
@@ -37,8 +38,8 @@ def busy() -> None:
         pass
 
 
-def seconds(threads: int, chosen: bool, limit: float) -> str:
-    """Of a fit in a process of its own."""
+def seconds(threads: int, chosen: bool, limit: float) -> float:
+    """Of a fit in a process of its own, at most the limit."""
     command = [sys.executable, "-W", "ignore", "-c", FIT, str(threads), str(int(chosen))]
     path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
@@ -47,8 +48,14 @@ def seconds(threads: int, chosen: bool, limit: float) -> str:
             command, env=environment | {"PYTHONPATH": path}, timeout=limit, check=True, capture_output=True, text=True
         )
     except subprocess.TimeoutExpired:
-        return f"over {limit:.0f}"
-    return f"{float(done.stdout.split()[-1]):.1f}"
+        return limit
+    return float(done.stdout.split()[-1])
+
+
+def repeated(threads: int, chosen: bool, args: argparse.Namespace) -> str:
+    """The median of some fits."""
+    found = median(seconds(threads, chosen, args.limit) for _ in range(args.repeats))
+    return f"{found:.1f}" if found < args.limit else f"over {found:.0f}"
 
 
 def main() -> None:
@@ -56,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busy", type=int, default=1, help="most programs beside the fit")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a fit is broken off")
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     most, lines = os.cpu_count() or 1, []
     for others in range(args.busy + 1):
@@ -63,8 +71,7 @@ def main() -> None:
         for process in crowd:
             process.start()
         lines += [
-            [others, threads, *(seconds(threads, chosen, args.limit) for chosen in (False, True))]
-            for threads in (1, most)
+            [others, threads, *(repeated(threads, chosen, args) for chosen in (False, True))] for threads in (1, most)
         ]
         for process in crowd:
             process.kill()

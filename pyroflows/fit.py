@@ -145,7 +145,7 @@ def fit(
     with (
         pyro.validation_enabled(False),
         torch.enable_grad(),
-        Threads(partial(_gradient, density, num_particles)),
+        Threads(partial(_gradient, own, density, num_particles)),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
@@ -209,9 +209,11 @@ def _check_options(precision: str, **counts: object) -> None:
         raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
 
 
-def _gradient(density: LogJoint, rows: int) -> None:
-    """The larger part of most steps, without a trace."""
+def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
+    """About what a step takes: gradients of the flow's draws, and of the log joint where that is finite."""
     with seeded(0, density.space.start.device):
+        draws, log_q = guide.core_posterior().rsample_and_log_prob((rows,))
+        torch.autograd.grad(draws.sum() + log_q.sum(), [*guide.transform.parameters()], allow_unused=True)
         score(density, density.space.start.expand(rows, -1))
 
 

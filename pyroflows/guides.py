@@ -48,8 +48,8 @@ class AutoFlow(AutoContinuous):
     Args:
         model: a Pyro model whose latents are continuous.
         flow: makes the flow from the number of latents, for example ``functools.partial(flows.nsf, layers=4)``;
-            by default :func:`~pyroflows.flows.iaf`, whose steps are short, and which stays finite in a plain loop of
-            SVI, where the safeguards of ``fit`` are missing; its ``log_prob`` is slower than its draws. Use
+            by default :func:`~pyroflows.flows.iaf`, whose steps are short, and which bears plain loops of SVI, where
+            the safeguards of ``fit`` are missing; its ``log_prob`` is slower than its draws. Use
             ``partial`` rather than a lambda to pickle a guide that is not yet set up.
         init_loc_fn: where each site starts, see Pyro's autoguide initialization. By default the prior's median,
             and the origin of unconstrained space where the prior cannot be sampled.

@@ -1,8 +1,8 @@
 """How many threads of torch to use: short steps are faster on one.
 
 Threads wait for each other at the end of each operation. Where operations are short that spares nothing, and where
-other programs keep the processor busy each wait lasts until a thread gets its next turn: a fit of twenty seconds on
-one thread then takes minutes on two.
+other programs keep the processor busy each wait lasts until a thread gets its next turn: a fit of fifteen seconds on
+one thread then takes a minute or more on two.
 """
 
 import time
@@ -15,13 +15,17 @@ import torch
 SHORT = 0.03
 # More threads than one must spare this much of them.
 GAIN = 0.8
+# Steps timed on each, of which the shortest counts: some do more, or are interrupted.
+TRIES = 4
 
 
 class Threads:
     """While entered, one thread of torch, or all that there were if steps are long and faster on those.
 
+    The number of threads is that of the whole process: not for blocks that Python runs side by side.
+
     Args:
-        step: part of what is done again and again, called up to four times at once; None leaves it to :meth:`run` to
+        step: part of what is done again and again, called up to eight times at once; None leaves it to :meth:`run` to
             time the first steps that are made.
 
     Example:
@@ -62,11 +66,11 @@ class Threads:
         return value
 
     def _decide(self) -> None:
-        """Of two steps on one thread and two on all the first are not counted, as they may do more."""
-        count = len(self._seconds)
-        if count == 2:
-            self.chosen = self._seconds[1] <= SHORT
+        """After so many steps on one thread, and again after as many on all."""
+        alone, together = min(self._seconds[:TRIES]), self._seconds[TRIES:]
+        if len(self._seconds) == TRIES:
+            self.chosen = alone <= SHORT
             torch.set_num_threads(1 if self.chosen else self.most)
-        elif count == 4:
+        elif len(together) == TRIES:
             self.chosen = True
-            torch.set_num_threads(self.most if self._seconds[3] <= GAIN * self._seconds[1] else 1)
+            torch.set_num_threads(self.most if min(together) <= GAIN * alone else 1)

@@ -16,7 +16,7 @@ from pyro.infer.autoguide import (
 from torch import nn
 
 from elbo_cases import SD, Y, assert_equal_to_plain, grads, replayed, schools
-from pyroflows.infer import CompiledTrace_ELBO, Untraceable
+from pyroflows.infer import CompiledTrace_ELBO, Untraceable, compiler
 from pyroflows.infer.compiler import TRUST, TWO_FILES
 
 
@@ -149,21 +149,38 @@ def test_failing_compiler_leaves_the_replay(monkeypatch: pytest.MonkeyPatch) -> 
         assert elbo.loss(schools, guide, Y) == loss
 
 
-def test_a_compiler_without_the_instructions_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_without_the_instructions_is_asked_again_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 
-    asked, tried = [], VecISA.check_build
+    asked, untried, check = [], [], VecISA.check_build
 
     def old(module: torch.fx.GraphModule, examples: list, options: dict) -> Callable:
         asked.append(options)
-        assert (VecISA.check_build is tried) == (not options)
+        untried.append(VecISA.check_build is not check)
         valid_vec_isa_list()
-        if options:
+        if TRUST.items() <= options.items():
             raise RuntimeError("unknown option -mamx-tile")
         return module.forward
 
     monkeypatch.setattr("torch._inductor.compile", old)
+    monkeypatch.setattr(compiler, "_trusted", True)
     valid_vec_isa_list.cache_clear()
-    CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
-    assert asked == [TRUST | TWO_FILES, {}]
+    for _ in range(2):
+        CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
+    assert asked == [TRUST | TWO_FILES, TWO_FILES, TWO_FILES]
+    assert untried == [True, False, False]
     assert valid_vec_isa_list.cache_info().misses == 1  # counted from when the trust was lost
+
+
+def test_a_compiler_that_knows_less_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def older(module: torch.fx.GraphModule, examples: list, options: dict) -> Callable:
+        asked.append(options)
+        if options:
+            raise RuntimeError("no such option")
+        return module.forward
+
+    monkeypatch.setattr("torch._inductor.compile", older)
+    CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)
+    assert asked == [TRUST | TWO_FILES, TWO_FILES, {}]

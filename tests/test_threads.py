@@ -37,9 +37,9 @@ class Clock:
 
 
 CASES = [
-    ({1: 1.0, 2: 0.6}, [1, 1, 2, 2], 2),
-    ({1: 1.0, 2: 0.9}, [1, 1, 2, 2], 1),
-    ({1: 0.01, 2: 0.001}, [1, 1], 1),
+    ({1: 1.0, 2: 0.6}, [1] * 4 + [2] * 4, 2),
+    ({1: 1.0, 2: 0.9}, [1] * 4 + [2] * 4, 1),
+    ({1: 0.01, 2: 0.001}, [1] * 4, 1),
 ]
 
 
@@ -62,8 +62,8 @@ def test_the_first_steps_decide(
     clock = Clock(seconds)
     monkeypatch.setattr(threads, "time", clock)
     with Threads() as choice:
-        assert [choice.run(clock.step) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
-    assert clock.used == tried + [found] * (6 - len(tried))
+        assert [choice.run(clock.step) for _ in range(10)] == [*range(1, 11)]
+    assert clock.used == tried + [found] * (10 - len(tried))
 
 
 @pytest.mark.parametrize("step", [None, lambda: 1 / 0])

@@ -42,8 +42,8 @@ def judged(name: str, data: str, draws: Draws) -> dict[str, Any]:
     posterior = POSTERIORS[name]
     args, density = posterior.load(data)[1], density_of(posterior, data)
     known = posterior.reference_draws(data)
-    tails = {name: value for name, (*_, value) in posterior.exact.items()}
-    tails |= {} if known is None else kurtosis(posterior.quantities(known, *args))
+    tails = {} if known is None else kurtosis(posterior.quantities(known, *args))
+    tails |= {name: value for name, (*_, value) in posterior.exact.items()}
 
     def quantities(z: torch.Tensor) -> dict[str, torch.Tensor]:
         return posterior.quantities(density.constrain(z), *args)

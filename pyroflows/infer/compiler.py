@@ -1,9 +1,11 @@
 """Inductor on a graph that is already traced: no second tracing by Dynamo, no guards at each call."""
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -16,6 +18,9 @@ TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
 # compiled with fewer optimisations in a third of the time and runs as fast. Else Python would call each.
 TWO_FILES = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
+
+_LOCK = threading.Lock()
+_trusted = True
 
 
 def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None = None) -> Callable:
@@ -49,12 +54,23 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
             node.meta["val"] = example
         two_files = TWO_FILES if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
-            try:
-                with _trusting():
-                    run = _compile(module, examples, fake, {**options, **TRUST, **two_files})
-            except Exception:
-                run = _compile(module, examples, fake, options)
+            run = _attempt(partial(_compile, module, examples, fake), options, two_files)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
+
+
+def _attempt(compile: Callable[[dict], Callable], options: dict, two_files: dict) -> Callable:
+    """Compiles with ever fewer liberties; that the compiler knows too few instructions is remembered."""
+    global _trusted
+    with _LOCK:  # what is patched is the same for all
+        if _trusted:
+            with suppress(Exception), _trusting():
+                return compile({**options, **TRUST, **two_files})
+        try:
+            run = compile({**options, **two_files})
+        except Exception:
+            return compile(options)
+        _trusted = False
+        return run
 
 
 def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options: dict) -> Callable:
@@ -70,17 +86,20 @@ def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options:
 @contextmanager
 def _trusting() -> Iterator[None]:
     """Instructions that the processor has are not tried in small programs; if this ends badly it is forgotten."""
-    from torch._inductor import cpu_vec_isa
-
+    try:
+        from torch._inductor import cpu_vec_isa
+    except ImportError:  # before torch 2.5
+        yield
+        return
     try:
         with mock.patch.object(cpu_vec_isa.VecISA, "check_build", create=True, return_value=True):
             yield
     except Exception:
         cpu_vec_isa.valid_vec_isa_list.cache_clear()
         for isa in cpu_vec_isa.supported_vec_isa_list:
-            getattr(type(isa).__bool__, "cache_clear", lambda: None)()
-            vars(isa).pop("_is_avx512_bf16_supported", None)
-            vars(isa).pop("_is_amx_fp16_supported", None)
+            for name in ("__bool__", "is_avx512_bf16_supported", "is_amx_fp16_supported"):
+                getattr(getattr(type(isa), name, None), "cache_clear", lambda: None)()
+                vars(isa).pop(f"_{name}", None)
         raise
 
 

@@ -1,5 +1,6 @@
 """Corrections by Markov chains: Metropolis with the flow as proposal, NUTS in the base space of the flow."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..diagnostics import ChainDiagnostics
 from ..guides import AutoFlow
 from ..infer import LogJoint, score
-from ..numeric import check_counts
+from ..numeric import check_counts, seeded
 from ..replay import Replay
 from ..report import labelled
 from ..threads import Threads
@@ -110,11 +111,12 @@ def neutra(
     check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
     if not 0 < target_accept < 1:
         raise ValueError(f"refine expected target_accept between 0 and 1, got {target_accept}")
-    potential = Potential(guide, log_joint, GRADIENTS * chains * (warmup + num_draws), compile)
+    calls = GRADIENTS * chains * (warmup + num_draws)
     options = {"adapt_mass_matrix": adapt_mass, "target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     starts = guide.get_posterior().base.sample((chains,))
     precise = starts.to(log_joint.space.start)  # as Pyro's mass matrix
-    with Threads(lambda: score(potential.density, starts[:1])):
+    with Threads(partial(_gradient, guide, log_joint)):
+        potential = Potential(guide, log_joint, calls, compile)
         found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in precise]
     x = torch.stack([draws for draws, _ in found]).to(starts)
     stats = {name: np.stack([chain[name] for _, chain in found]) for name in found[0][1]}
@@ -122,6 +124,13 @@ def neutra(
         z = guide.transform(x)
         stats["lp"] = log_joint(z).cpu().numpy()
     return _refined("neutra", log_joint, z, stats, stats["acceptance_rate"].mean(), stats["diverging"].sum())
+
+
+def _gradient(guide: AutoFlow, log_joint: LogJoint) -> None:
+    """About what each step of a chain takes, from a seed of its own."""
+    start = log_joint.space.start
+    with seeded(0, start.device):
+        score(log_joint, guide.get_posterior().sample((1,)).to(start))
 
 
 def _run(kernel: NUTS, start: Tensor, num_draws: int, warmup: int, progress: bool) -> tuple[Tensor, dict[str, NDArray]]:

@@ -30,12 +30,11 @@ class Potential:
         self.guide, self.log_joint = guide, log_joint
         #: How gradients are taken: ``"plain"``, ``"traced"`` or ``"compiled"``.
         self.speed = "plain"
-        #: The log density as it is evaluated, of base vectors ``(..., D)``.
-        self.density: Callable[[Tensor], Tensor] = self.log_density
+        self._density: Callable[[Tensor], Tensor] = self.log_density
         start = guide.get_posterior().base.sample()
         self._dtype = start.dtype
         try:
-            self.density = traced = TracedDensity(self.log_density, start, rows=1)
+            self._density = traced = TracedDensity(self.log_density, start, rows=1)
         except Untraceable:
             return
         self.speed = "traced"
@@ -52,7 +51,7 @@ class Potential:
 
     def __call__(self, state: dict[str, Tensor]) -> Tensor:
         """The potential energy, for Pyro's HMC and NUTS."""
-        return -self.density(state["x"].to(self._dtype))
+        return -self._density(state["x"].to(self._dtype))
 
 
 def _seconds(density: TracedDensity, x: Tensor) -> float:
