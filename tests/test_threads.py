@@ -43,27 +43,20 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("seconds", "tried", "found"), CASES)
 def test_more_than_one_must_gain(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], tried: list[int], found: int
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], tried: list[int], found: int, at_once: bool
 ) -> None:
     clock = Clock(seconds)
     monkeypatch.setattr(threads, "time", clock)
-    with Threads(clock.step):
-        assert clock.used == tried
+    with Threads(clock.step if at_once else None) as choice:
+        assert clock.used == (tried if at_once else [])
+        values = [choice.run(clock.step) for _ in range(10)]
         assert torch.get_num_threads() == found
+    assert values == [*range(values[0], values[0] + 10)]
+    assert clock.used == tried + [found] * (len(clock.used) - len(tried))
     assert torch.get_num_threads() == 2
-
-
-@pytest.mark.parametrize(("seconds", "tried", "found"), CASES)
-def test_the_first_steps_decide(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], tried: list[int], found: int
-) -> None:
-    clock = Clock(seconds)
-    monkeypatch.setattr(threads, "time", clock)
-    with Threads() as choice:
-        assert [choice.run(clock.step) for _ in range(10)] == [*range(1, 11)]
-    assert clock.used == tried + [found] * (10 - len(tried))
 
 
 @pytest.mark.parametrize("step", [None, lambda: 1 / 0])

@@ -111,12 +111,11 @@ def neutra(
     check_counts("refine", LEAST, num_draws=num_draws, chains=chains, warmup=warmup, max_tree_depth=max_tree_depth)
     if not 0 < target_accept < 1:
         raise ValueError(f"refine expected target_accept between 0 and 1, got {target_accept}")
-    calls = GRADIENTS * chains * (warmup + num_draws)
     options = {"adapt_mass_matrix": adapt_mass, "target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     starts = guide.get_posterior().base.sample((chains,))
     precise = starts.to(log_joint.space.start)  # as Pyro's mass matrix
     with Threads(partial(_gradient, guide, log_joint)):
-        potential = Potential(guide, log_joint, calls, compile)
+        potential = Potential(guide, log_joint, GRADIENTS * chains * (warmup + num_draws), compile)
         found = [_run(NUTS(potential_fn=potential, **options), x, num_draws, warmup, progress) for x in precise]
     x = torch.stack([draws for draws, _ in found]).to(starts)
     stats = {name: np.stack([chain[name] for _, chain in found]) for name in found[0][1]}
