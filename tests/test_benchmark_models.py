@@ -63,7 +63,7 @@ def test_quantities_are_those_of_the_reference(name: str) -> None:
     found = posterior.quantities(draws, *args)
     assert list(found) == list(reference)
     assert all(value.shape == (len(value),) for value in found.values())
-    assert all(0 < error < sd for _, sd, error in reference.values())
+    assert all(0 <= error < sd and (error == 0) == (n in posterior.exact) for n, (_, sd, error) in reference.items())
     if posterior.ground_truth is None:
         assert all(abs(float(found[n].mean()) - m) < 1e-6 * sd for n, (m, sd, _) in reference.items())
 

@@ -66,7 +66,7 @@ class Posterior:
         return scalars(self.to_reference(draws, *args))
 
     def reference(self, data: str | Path) -> dict[str, tuple[float, float, float]]:
-        """Mean, standard deviation and standard error of the mean for each scalar."""
+        """Mean, standard deviation and standard error of the mean for each scalar; exact ones have no error."""
         return self.published(data) | {name: (mean, sd, 0.0) for name, (mean, sd, _) in self.exact.items()}
 
     def published(self, data: str | Path) -> dict[str, tuple[float, float, float]]:
