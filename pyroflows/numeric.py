@@ -60,6 +60,20 @@ def is_symbolic(*tensors: Tensor) -> bool:
     return any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
 
 
+def is_plain_backward(*tensors: Tensor) -> bool:
+    """Whether autograd, and perhaps vmap, look on (at these tensors, if any), but no compiler and no other derivative.
+
+    Then a function may have a gradient of its own.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    vmaps = all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+    # Under vmap a tensor does not tell whether what it stands for requires a gradient.
+    moves = levels or not tensors or any(t.requires_grad for t in tensors)
+    return bool(moves) and vmaps and torch.autograd.forward_ad._current_level < 0
+
+
 def is_autocast(z: Tensor) -> bool:
     """Whether products are rounded more than ``z`` is."""
     kind = z.device.type

@@ -1,14 +1,15 @@
 """Monotone rational quadratic splines that survive single precision."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softmax
+from torch.nn.functional import pad
 
-from ..numeric import soft_clip
+from ..numeric import is_plain_backward, soft_clip
 from .base import Bijector
+from .rational import FACTOR, Curve, solve
+from .spline_gradient import written
 
 
 @dataclass(frozen=True)
@@ -54,74 +55,72 @@ class RQSpline(Bijector):
 
     def forward(self, x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""
-        inside = x.clamp(-self.bound, self.bound)
-        x0, x1, y0, y1, d0, d1 = self._bin(inside, widths, heights, slopes, inverse=False)
-        w, h = x1 - x0, y1 - y0
-        ratio, log_slope = _ratio((inside - x0) / w, (x1 - inside) / w, d0, d1)
-        return self._join(x, inside, y0 + h * ratio, log_slope + (h / w).log())
+        return self._map(x, False, widths, heights, slopes)
 
     def inverse(self, y: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(x, ladj)``."""
-        inside = y.clamp(-self.bound, self.bound)
-        x0, x1, y0, y1, d0, d1 = self._bin(inside, widths, heights, slopes, inverse=True)
-        w, h = x1 - x0, y1 - y0
-        below, above = (inside - y0) / h, (y1 - inside) / h
-        near = below <= above
-        root = _root(torch.where(near, below, above), torch.where(near, d0, d1), torch.where(near, d1, d0))
-        t, u = torch.where(near, root, 1 - root), torch.where(near, 1 - root, root)
-        _, log_slope = _ratio(t, u, d0, d1)
-        return self._join(y, inside, torch.where(near, x0 + w * root, x1 - w * root), -log_slope - (h / w).log())
+        return self._map(y, True, widths, heights, slopes)
 
-    def _join(self, z: Tensor, inside: Tensor, value: Tensor, ladj: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the spline where ``z`` was not clamped and the identity elsewhere."""
-        tail = z != inside
-        return torch.where(tail, z, value), torch.where(tail, torch.zeros_like(ladj), ladj)
+    def _map(self, z: Tensor, inverse: bool, *raw: Tensor) -> tuple[Tensor, Tensor]:
+        if is_plain_backward(z, *raw):
+            return written(self, inverse, z, *raw)
+        return self.find(inverse, z, *raw)[:2]
 
-    def _bin(self, z: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, inverse: bool) -> tuple[Tensor, ...]:
-        """The ends of the bin that holds ``z`` and its relative end slopes: ``x0, x1, y0, y1, d0, d1``."""
-        sizes = [self._sizes(raw) for raw in (widths, heights)]
-        knots = [pad(size.cumsum(-1), (1, 0)) - self.bound for size in sizes]
-        index = (z.unsqueeze(-1) >= knots[inverse][..., 1:-1]).sum(-1, keepdim=True)
-        beside = torch.cat([index - 1, index, index + 1], dim=-1)
-        (x0, x1), (y0, y1) = (_take(knot, beside[..., 1:]) for knot in knots)
-        (wl, w, wr), (hl, h, hr) = (_take(size, beside) for size in sizes)
-        left, right = _take(soft_clip(slopes, math.log(10.0)).exp(), beside[..., :2])
-        # A knot's slope is its factor times the smaller secant, and 1 at the ends; both relative to this bin's.
-        secant, first, last = h / w, beside[..., 1] == 0, beside[..., 1] == self.bins - 1
-        d0 = torch.where(first, 1 / secant, left * (hl / wl / secant).clamp(max=1))
-        d1 = torch.where(last, 1 / secant, right * (hr / wr / secant).clamp(max=1))
-        return x0, x1, y0, y1, d0, d1
+    def find(self, inverse: bool, z: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
+        """The value, the ladj, and what :class:`~.spline_gradient.Found` holds besides."""
+        inside = z.clamp(-self.bound, self.bound)
+        shares, table, knots = self._tables(torch.stack(torch.broadcast_tensors(widths, heights), dim=-2))
+        index = (inside.unsqueeze(-1) >= knots[..., int(inverse), 1:-1]).sum(-1, keepdim=True)
+        beside = index + torch.arange(-1, 2, device=z.device)
+        sizes = _take(table, beside.unsqueeze(-2))
+        x0, x1, y0, y1 = _take(knots, beside[..., 1:].unsqueeze(-2)).flatten(-2).unbind(-1)
+        factors = _take(slopes, beside[..., :2])
+        w, h = x1 - x0, y1 - y0  # not of sizes, that t + u is 1 to rounding
+        d0, d1 = self._ends(sizes, factors, index.squeeze(-1))
+        if inverse:
+            t, u = solve((inside - y0) / h, (y1 - inside) / h, d0, d1)
+        else:
+            t, u = ((inside - x0) / w).clamp(0, 1), ((x1 - inside) / w).clamp(0, 1)
+        curve = Curve.at(t, u, d0, d1)
+        ladj = (curve.slope * h / w).log()
+        # From the nearer end, and the identity where the input was clamped.
+        value = torch.where(t <= u, x0 + w * t, x1 - w * u) if inverse else y0 + h * curve.value
+        tail, ladj = z != inside, -ladj if inverse else ladj
+        value, ladj = torch.where(tail, z, value), torch.where(tail, torch.zeros_like(ladj), ladj)
+        return value, ladj, tail, index, shares, sizes, factors, d0, d1, t, u, *curve
 
-    def _sizes(self, raw: Tensor) -> Tensor:
-        """Turns ``bins`` free numbers into positive ones that sum to ``2 bound``."""
-        return 2 * self.bound * (self.min_bin / self.bins + (1 - self.min_bin) * softmax(raw, dim=-1))
+    def _tables(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shares of the bins, their sizes, which sum to ``2 bound``, and the knots, one more, from free numbers."""
+        shares = _softmax(raw)
+        sizes = torch.add(2 * self.bound * self.min_bin / self.bins, shares, alpha=self.spread)
+        return shares, sizes, pad(sizes, (1, 0), value=-self.bound).cumsum(-1)
+
+    def _ends(self, sizes: Tensor, factors: Tensor, index: Tensor) -> list[Tensor]:
+        """Slopes at both ends of the bin, relative to its secant.
+
+        A knot's slope is its factor times the smaller of the secants beside it, and 1 at the ends of the interval.
+        """
+        before, secant, after = (sizes[..., 1, :] / sizes[..., 0, :]).unbind(-1)
+        left, right = soft_clip(factors, FACTOR).exp().unbind(-1)
+        outer = 1 / secant
+        d0 = torch.where(index == 0, outer, left * (before * outer).clamp(max=1))
+        d1 = torch.where(index == self.bins - 1, outer, right * (after * outer).clamp(max=1))
+        return [d0, d1]
+
+    @property
+    def spread(self) -> float:
+        """What the shares of the bins are spread over; the rest of the interval is the bins' least sizes."""
+        return 2 * self.bound * (1 - self.min_bin)
 
 
-def _take(table: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+def _softmax(raw: Tensor) -> Tensor:
+    """Over the last dimension, of a handful: torch's own takes five times as long."""
+    grown = (raw - raw.detach().amax(-1, keepdim=True)).exp()
+    return grown / grown.sum(-1, keepdim=True)
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
     """Entries of ``table`` ``(..., K)`` at each of ``index`` ``(..., n)``, clamped to the table; batches broadcast."""
     batch = torch.broadcast_shapes(table.shape[:-1], index.shape[:-1])
     index = index.clamp(0, table.shape[-1] - 1).expand(*batch, -1)
-    return table.expand(*batch, -1).gather(-1, index).unbind(-1)
-
-
-def _ratio(t: Tensor, u: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
-    """The rational quadratic of the unit square at ``t = 1 - u``, and the log of its slope."""
-    t, u = t.clamp(0, 1), u.clamp(0, 1)
-    tu = t * u
-    bottom = 1 + (d0 + d1 - 2) * tu
-    slope = (d1 * t * t + 2 * tu + d0 * u * u) / (bottom * bottom)
-    return (t * t + d0 * tu) / bottom, slope.log()
-
-
-def _root(v: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    """Solves ``_ratio(t) = v`` for ``v <= 1/2``, that is ``(1 - b) t^2 + b t - v = 0``.
-
-    With ``b = d0 - v (d0 + d1 - 2)``. Of the two forms of the root the one without cancellation is taken;
-    the discriminant is a sum of positive terms for ``b <= 1`` and at least 1 beyond.
-    """
-    v = v.clamp(min=0)
-    b = d0 - v * (d0 + d1 - 2)
-    root = (b * b + 4 * (1 - b) * v).sqrt()
-    positive = b > 0
-    safe = b.clamp(max=0)
-    return torch.where(positive, 2 * v / (b.clamp(min=0) + root), (root - safe) / (2 * (1 - safe)))
+    return table.expand(*batch, -1).gather(-1, index)

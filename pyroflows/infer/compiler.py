@@ -19,6 +19,10 @@ TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # compiled with fewer optimisations in a third of the time and runs as fast. Else Python would call each.
 TWO_FILES = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
 
+# What is used twice and takes more operations than this becomes a variable. Inductor's own limit of 30 repeats values
+# at each use, with all that they were made of: single expressions of splines grow to 15,000 operations.
+SHORT = {"realize_opcount_threshold": 8}
+
 _LOCK = threading.Lock()
 _trusted = True
 
@@ -52,21 +56,21 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         # C++ is written for the tensors noted in the graph, and where some are not noted it fails.
         for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
             node.meta["val"] = example
-        two_files = TWO_FILES if all(t.device.type == "cpu" for t in inputs) else {}
+        for_cpu = {**TWO_FILES, **SHORT} if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
-            run = _attempt(partial(_compile, module, examples, fake), options, two_files)
+            run = _attempt(partial(_compile, module, examples, fake), options, for_cpu)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
 
 
-def _attempt(compile: Callable[[dict], Callable], options: dict, two_files: dict) -> Callable:
+def _attempt(compile: Callable[[dict], Callable], options: dict, for_cpu: dict) -> Callable:
     """Compiles with ever fewer liberties; that the compiler knows too few instructions is remembered."""
     global _trusted
     with _LOCK:  # what is patched is the same for all
         if _trusted:
             with suppress(Exception), _trusting():
-                return compile({**options, **TRUST, **two_files})
+                return compile({**options, **TRUST, **for_cpu})
         try:
-            run = compile({**options, **two_files})
+            run = compile({**options, **for_cpu})
         except Exception:
             return compile(options)
         _trusted = False

@@ -10,6 +10,7 @@ from torch.nn.functional import linear, silu
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..nets import MLP, join
+from ..numeric import is_plain_backward
 
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
@@ -19,12 +20,8 @@ def allowed() -> bool:
 
     A run without either is left to autograd, whose own calls cost less than one into Python.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
-        return False
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    vmaps = all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
-    watched = levels or _get_current_dispatch_mode_stack()
-    return bool(watched) and vmaps and torch.autograd.forward_ad._current_level < 0
+    watched = torch._C._functorch.peek_interpreter_stack() is not None or _get_current_dispatch_mode_stack()
+    return bool(watched) and is_plain_backward()
 
 
 def reorder(z: Tensor, order: Tensor, back: Tensor) -> Tensor:
