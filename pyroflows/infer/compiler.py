@@ -4,7 +4,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -16,8 +16,12 @@ from torch._guards import TracingContext, tracing
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
 TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
-# compiled with fewer optimisations in a third of the time and runs as fast. Else Python would call each.
-TWO_FILES = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
+# compiled with fewer optimisations in a fifth of the time and runs as fast. Else Python would call each.
+TWO_FILES = {
+    "cpp_wrapper": True,
+    "cpp_wrapper_build_separate": True,
+    "aot_inductor.compile_wrapper_opt_level": "Og",
+}
 
 # What is used twice and takes more operations than this becomes a variable. Inductor's own limit of 30 repeats values
 # at each use, with all that they were made of: single expressions of splines grow to 15,000 operations.
@@ -78,13 +82,24 @@ def _attempt(compile: Callable[[dict], Callable], options: dict, for_cpu: dict) 
 
 
 def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options: dict) -> Callable:
-    import sympy
     from torch import _inductor
 
-    # Inductor simplifies the same few hundred index expressions for every layer anew, an eighth of a long compilation.
-    known = mock.patch.object(sympy, "simplify", functools.cache(sympy.simplify))
-    with tracing(TracingContext(fake)), known:
+    with tracing(TracingContext(fake)), _once():
         return _inductor.compile(module, examples, options=options)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """What Inductor does again for every layer or operation is done once: a sixth of a long compilation."""
+    import sympy
+
+    # The same few hundred index expressions, and the rules for types of a class that has one instance.
+    with mock.patch.object(sympy, "simplify", functools.cache(sympy.simplify)), ExitStack() as stack:
+        with suppress(ImportError):  # before torch 2.6
+            from torch._inductor.dtype_propagation import DtypePropagationOpsHandler as Rules
+
+            stack.enter_context(mock.patch.object(Rules, "__init__", functools.cache(Rules.__init__)))
+        yield
 
 
 @contextmanager
