@@ -67,6 +67,15 @@ def test_float32_spline_agrees_with_float64() -> None:
         assert ((way(z, *params)[0] - exact).abs() <= 1e-6 * SPLINE.bound * (1 + ladj.exp())).all()
 
 
+def test_spline_of_half_precision_parameters_keeps_the_precision_of_its_input() -> None:
+    params, z = stressed(3.0)
+    halves = [p.bfloat16().requires_grad_() for p in params]
+    for way in (SPLINE.forward, SPLINE.inverse):
+        for found, expected in zip(way(z, *halves), way(z, *(p.float() for p in halves)), strict=True):
+            assert torch.equal(found, expected)
+            assert all(g.dtype == torch.bfloat16 for g in torch.autograd.grad(found.sum(), halves, retain_graph=True))
+
+
 @pytest.mark.parametrize("name", BIJECTORS)
 @pytest.mark.parametrize("size", [1e4, 1e10, 1e30])
 def test_far_inputs_stay_finite_and_keep_their_size(name: str, size: float) -> None:

@@ -62,6 +62,8 @@ class RQSpline(Bijector):
         return self._map(y, True, widths, heights, slopes)
 
     def _map(self, z: Tensor, inverse: bool, *raw: Tensor) -> tuple[Tensor, Tensor]:
+        # A network under autocast gives fewer digits than knots need.
+        raw = [t.to(torch.promote_types(t.dtype, z.dtype)) for t in raw]
         if is_plain_backward(z, *raw):
             return written(self, inverse, z, *raw)
         return self.find(inverse, z, *raw)[:2]

@@ -62,13 +62,15 @@ class _Spline(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.spline, ctx.inverse, *given = inputs
         ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)  # those of all that is not differentiable as well
         ctx.save_for_backward(*given, *output[2:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_ladj: Tensor, *unused: None) -> tuple:
+    def backward(ctx: Any, grad: Tensor | None, grad_ladj: Tensor | None, *unused: None) -> tuple:
         given, found, curve = ctx.saved_tensors[:4], ctx.saved_tensors[4:13], ctx.saved_tensors[13:]
         gradient = _plain_gradient if torch.is_grad_enabled() else partial(_gradient, Found(*found, Curve(*curve)))
-        gradients = gradient(ctx.spline, ctx.inverse, given, grad, grad_ladj)
+        grads = (torch.zeros_like(found[-1]) if g is None else g for g in (grad, grad_ladj))
+        gradients = gradient(ctx.spline, ctx.inverse, given, *grads)
         return None, None, *gradients
 
 
