@@ -110,7 +110,8 @@ def _gradient(
     # For each of widths, heights and slopes: what those before the bin get, the one next to it, its own, the next.
     columns = [-by_x, -left / wl - by_x, by_w, -right / wr, zero, by_y, left / hl + by_y, by_h, right / hr, zero]
     columns += [zero, left_end, right_end, zero, zero]
-    table = torch.stack(columns, dim=-1).unflatten(-1, (3, 5))
+    table = torch.stack(columns, dim=-1)
+    table = table.view(*table.shape[:-1], 3, 5)
     offset = (torch.arange(2, spline.bins + 2, device=index.device) - index).clamp(0, 4)
     by_raw = table.gather(-1, offset.unsqueeze(-2).expand(*table.shape[:-1], -1))
     by_sizes, by_slopes = _fit(by_raw[..., :2, :], shares), by_raw[..., 2, :-1]

@@ -17,15 +17,14 @@ from torch._guards import TracingContext, tracing
 TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
 # compiled with fewer optimisations in a fifth of the time and runs as fast. Else Python would call each.
-TWO_FILES = {
+FOR_CPU = {
     "cpp_wrapper": True,
     "cpp_wrapper_build_separate": True,
     "aot_inductor.compile_wrapper_opt_level": "Og",
+    # What is used twice and takes more operations than this becomes a variable. Inductor's own limit of 30 repeats it
+    # at each use, with all that it was made of: single expressions of splines grow to 15,000 operations.
+    "realize_opcount_threshold": 8,
 }
-
-# What is used twice and takes more operations than this becomes a variable. Inductor's own limit of 30 repeats values
-# at each use, with all that they were made of: single expressions of splines grow to 15,000 operations.
-SHORT = {"realize_opcount_threshold": 8}
 
 _LOCK = threading.Lock()
 _trusted = True
@@ -60,7 +59,7 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         # C++ is written for the tensors noted in the graph, and where some are not noted it fails.
         for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
             node.meta["val"] = example
-        for_cpu = {**TWO_FILES, **SHORT} if all(t.device.type == "cpu" for t in inputs) else {}
+        for_cpu = FOR_CPU if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
             run = _attempt(partial(_compile, module, examples, fake), options, for_cpu)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
