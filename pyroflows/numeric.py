@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -72,6 +72,22 @@ def is_plain_backward(*tensors: Tensor) -> bool:
     # Under vmap a tensor does not tell whether what it stands for requires a gradient.
     moves = levels or not tensors or any(t.requires_grad for t in tensors)
     return bool(moves) and vmaps and torch.autograd.forward_ad._current_level < 0
+
+
+def gradient_by_autograd(
+    function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor | None], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradient of a function's first outputs, given theirs (None: zero), with a graph of its own.
+
+    What a written gradient gives way to where it is differentiated itself.
+    """
+    moves = [t is not None and t.requires_grad for t in given]
+    own = [t.view_as(t) if move else t for t, move in zip(given, moves, strict=True)]
+    found = function(*own)[: len(grads)]
+    outs, grads = zip(*((o, g) for o, g in zip(found, grads, strict=True) if g is not None), strict=True)
+    leaves = [t for t, move in zip(own, moves, strict=True) if move]
+    slopes = iter(torch.autograd.grad(outs, leaves, grads, create_graph=True, allow_unused=True))
+    return [next(slopes) if move else None for move in moves]
 
 
 def is_autocast(z: Tensor) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..numeric import gradient_by_autograd
 from .rational import FACTOR, Curve
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_ladj: Tensor | None, *unused: None) -> tuple:
         given, found, curve = ctx.saved_tensors[:4], ctx.saved_tensors[4:13], ctx.saved_tensors[13:]
-        gradient = _plain_gradient if torch.is_grad_enabled() else partial(_gradient, Found(*found, Curve(*curve)))
+        if torch.is_grad_enabled():
+            again = partial(ctx.spline.find, ctx.inverse)
+            return None, None, *gradient_by_autograd(again, given, (grad, grad_ladj))
         grads = (torch.zeros_like(found[-1]) if g is None else g for g in (grad, grad_ladj))
-        gradients = gradient(ctx.spline, ctx.inverse, given, *grads)
-        return None, None, *gradients
+        return None, None, *_gradient(Found(*found, Curve(*curve)), ctx.spline, ctx.inverse, given, *grads)
 
 
 def _gradient(
@@ -123,15 +125,3 @@ def _gradient(
 def _fit(grad: Tensor, like: Tensor) -> Tensor:
     """Sums a gradient over what was broadcast."""
     return grad if grad.shape == like.shape else grad.sum_to_size(like.shape)
-
-
-def _plain_gradient(
-    spline: "RQSpline", inverse: bool, given: tuple[Tensor, ...], grad: Tensor, grad_ladj: Tensor
-) -> list[Tensor | None]:
-    """The same by autograd, with a graph."""
-    moves = [t.requires_grad for t in given]
-    own = [t.view_as(t) if move else t for t, move in zip(given, moves, strict=True)]
-    leaves = [t for t, move in zip(own, moves, strict=True) if move]
-    outs = spline.find(inverse, *own)[:2]
-    found = iter(torch.autograd.grad(outs, leaves, (grad, grad_ladj), create_graph=True, allow_unused=True))
-    return [next(found) if move else None for move in moves]

@@ -16,7 +16,7 @@ from torch._guards import TracingContext, tracing
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
 TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
-# compiled with fewer optimisations in a fifth of the time and runs as fast. Else Python would call each.
+# compiled with fewer optimisations in less time and runs as fast. Else Python would call each.
 FOR_CPU = {
     "cpp_wrapper": True,
     "cpp_wrapper_build_separate": True,
@@ -89,7 +89,7 @@ def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options:
 
 @contextmanager
 def _once() -> Iterator[None]:
-    """What Inductor does again for every layer or operation is done once: a sixth of a long compilation."""
+    """What Inductor does again for every layer or operation is done once: seconds of a long compilation."""
     import sympy
 
     # The same few hundred index expressions, and the rules for types of a class that has one instance.

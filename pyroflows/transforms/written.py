@@ -10,7 +10,7 @@ from torch.nn.functional import linear, silu
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..nets import MLP, join
-from ..numeric import is_plain_backward
+from ..numeric import gradient_by_autograd, is_plain_backward
 
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
@@ -154,7 +154,7 @@ class _AffineCoupling(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, grad_ladj: Tensor | None, *unused: None) -> tuple:
         given, made = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         if torch.is_grad_enabled():
-            return None, *_plain_gradient(ctx.plan, given, grad, grad_ladj)
+            return None, *gradient_by_autograd(partial(_AffineCoupling.forward, ctx.plan), given, (grad, grad_ladj))
         return None, *_gradient(ctx.plan, given, made, grad, grad_ladj)
 
     @staticmethod
@@ -202,7 +202,8 @@ class _ScoredCoupling(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *unused: None) -> tuple:
         given, made = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         if torch.is_grad_enabled():
-            x, context, *tensors = _plain_gradient(ctx.plan, given, grad, None)
+            again = partial(_AffineCoupling.forward, ctx.plan)
+            x, context, *tensors = gradient_by_autograd(again, given, (grad,))
         else:
             x, context, *tensors = _gradient(ctx.plan, given, made, grad, None)
         return None, x, context, None, *tensors
@@ -238,16 +239,3 @@ def _gradient(
     through = rows.view(*z.shape[:-1], -1)
     grad_z = plan.join(grad_kept + through[..., : plan.kept], grad_moved)
     return [grad_z, None if context is None else through[..., plan.kept :], *reversed(found)]
-
-
-def _plain_gradient(
-    plan: Plan, given: Sequence[Tensor | None], grad: Tensor | None, grad_ladj: Tensor | None
-) -> list[Tensor | None]:
-    """The same by autograd, with a graph."""
-    moves = [t is not None and t.requires_grad for t in given]
-    own = [t.view_as(t) if move else t for t, move in zip(given, moves, strict=True)]
-    outs = _AffineCoupling.forward(plan, *own)[:2]
-    outs, grads = zip(*((o, g) for o, g in zip(outs, (grad, grad_ladj), strict=True) if g is not None), strict=True)
-    leaves = [t for t, move in zip(own, moves, strict=True) if move]
-    found = iter(torch.autograd.grad(outs, leaves, grads, create_graph=True, allow_unused=True))
-    return [next(found) if move else None for move in moves]
