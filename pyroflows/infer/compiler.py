@@ -1,20 +1,21 @@
 """Inductor on a graph that is already traced: no second tracing by Dynamo, no guards at each call."""
 
-import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 
+from .inductor import mended, trusting
+from .outline import outline
+
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
-TRUST = {"cpp.vec_isa_ok": True}  # with it goes _trusting
+TRUST = {"cpp.vec_isa_ok": True}  # with it goes trusting()
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
 # compiled with fewer optimisations in less time and runs as fast. Else Python would call each.
 FOR_CPU = {
@@ -61,64 +62,31 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
             node.meta["val"] = example
         for_cpu = FOR_CPU if all(t.device.type == "cpu" for t in inputs) else {}
         with torch.no_grad():
-            run = _attempt(partial(_compile, module, examples, fake), options, for_cpu)
+            run = _attempt(module, partial(_compile, examples, fake), options, for_cpu)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
 
 
-def _attempt(compile: Callable[[dict], Callable], options: dict, for_cpu: dict) -> Callable:
+def _attempt(module: fx.GraphModule, compile: Callable, options: dict, for_cpu: dict) -> Callable:
     """Compiles with ever fewer liberties; that the compiler knows too few instructions is remembered."""
     global _trusted
-    with _LOCK:  # what is patched is the same for all
-        if _trusted:
-            with suppress(Exception), _trusting():
-                return compile({**options, **TRUST, **for_cpu})
+    with _LOCK:  # what is mended is the same for all
+        parts = outline(module) if for_cpu else module
+        for graph in dict.fromkeys([parts, module]) if _trusted else []:
+            with suppress(Exception), trusting():
+                return compile(graph, {**options, **TRUST, **for_cpu})
         try:
-            run = compile({**options, **for_cpu})
+            run = compile(module, {**options, **for_cpu})
         except Exception:
-            return compile(options)
+            return compile(module, options)
         _trusted = False
         return run
 
 
-def _compile(module: fx.GraphModule, examples: list[Tensor], fake: Any, options: dict) -> Callable:
+def _compile(examples: list[Tensor], fake: Any, module: fx.GraphModule, options: dict) -> Callable:
     from torch import _inductor
 
-    with tracing(TracingContext(fake)), _once():
+    with tracing(TracingContext(fake)), mended():
         return _inductor.compile(module, examples, options=options)
-
-
-@contextmanager
-def _once() -> Iterator[None]:
-    """What Inductor does again for every layer or operation is done once: seconds of a long compilation."""
-    import sympy
-
-    # The same few hundred index expressions, and the rules for types of a class that has one instance.
-    with mock.patch.object(sympy, "simplify", functools.cache(sympy.simplify)), ExitStack() as stack:
-        with suppress(ImportError):  # before torch 2.6
-            from torch._inductor.dtype_propagation import DtypePropagationOpsHandler as Rules
-
-            stack.enter_context(mock.patch.object(Rules, "__init__", functools.cache(Rules.__init__)))
-        yield
-
-
-@contextmanager
-def _trusting() -> Iterator[None]:
-    """Instructions that the processor has are not tried in small programs; if this ends badly it is forgotten."""
-    try:
-        from torch._inductor import cpu_vec_isa
-    except ImportError:  # before torch 2.5
-        yield
-        return
-    try:
-        with mock.patch.object(cpu_vec_isa.VecISA, "check_build", create=True, return_value=True):
-            yield
-    except Exception:
-        cpu_vec_isa.valid_vec_isa_list.cache_clear()
-        for isa in cpu_vec_isa.supported_vec_isa_list:
-            for name in ("__bool__", "is_avx512_bf16_supported", "is_amx_fp16_supported"):
-                getattr(getattr(type(isa), name, None), "cache_clear", lambda: None)()
-                vars(isa).pop(f"_{name}", None)
-        raise
 
 
 def _each_call_a_step(run: Callable) -> Callable:

@@ -189,20 +189,13 @@ def _lift(module: fx.GraphModule, leaves: list[Tensor]) -> tuple[fx.GraphModule,
         made = [graph.placeholder(f"outside_{index}") for index in range(len(slots))]
     for placeholder, nodes in zip(made, slots.values(), strict=True):
         for node in nodes:
+            placeholder.meta.update(node.meta)
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
-    _simplify(graph)
-    # A new module keeps only the constants that are still used.
-    return fx.GraphModule(module, graph), leaves, list(closed.values())
-
-
-def _simplify(graph: fx.Graph) -> None:
-    """Removes what no output needs, and detaching, which means nothing without autograd."""
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
-        node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.lint()
+    # A new module keeps only the constants that are still used.
+    return fx.GraphModule(module, graph), leaves, list(closed.values())
 
 
 def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:

@@ -18,6 +18,15 @@ EMPTY, NORMAL, RANDN = (
     torch.ops.aten.normal_.default,
     torch.ops.aten.randn.default,
 )
+# Views that are the tensor itself where shape and strides stay.
+IDLE = (
+    torch.ops.aten.view.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.expand.default,
+    torch.ops.aten.permute.default,
+    torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default,
+)
 
 
 def record(
@@ -42,7 +51,7 @@ def record(
     """
     recorder = _Recorder(table or {})
     for index, tensor in enumerate(tensors):
-        recorder.nodes[tensor] = recorder.graph.placeholder(f"input_{index}")
+        recorder.keep(tensor, recorder.graph.placeholder(f"input_{index}"))
     with recorder:
         found = function(*tensors)
     recorder.graph.output([recorder.node(t) for t in found])
@@ -50,7 +59,7 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees every operation below autograd and vmap, and notes it."""
+    """Sees every operation below autograd and vmap, and notes it unless it changes nothing."""
 
     def __init__(self, table: Mapping[Any, Callable]) -> None:
         super().__init__()
@@ -64,7 +73,7 @@ class _Recorder(TorchDispatchMode):
             name = f"closed_{self._closed}"
             self._closed += 1
             setattr(self.root, name, tensor)
-            self.nodes[tensor] = self.graph.get_attr(name)
+            self.keep(tensor, self.graph.get_attr(name))
         return self.nodes[tensor]
 
     @classmethod
@@ -81,12 +90,17 @@ class _Recorder(TorchDispatchMode):
         func = LIFT_COPY if func is LIFT else func  # what is lifted may be changed in place later
         noted = pytree.tree_map_only(Tensor, self.node, (args, kwargs))
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor) or func._schema.is_mutable or any(isinstance(o, Tensor) for o in _items(out)):
+        if func in IDLE and kind(out) == noted[0][0].meta["kind"]:
+            self.nodes[out] = noted[0][0]
+        elif isinstance(out, Tensor) or func._schema.is_mutable or any(isinstance(o, Tensor) for o in _items(out)):
             self._note(self._call(func, *noted), func, out)
         return out
 
     def _call(self, func: Any, args: tuple, kwargs: dict) -> fx.Node:
         """The call, but new memory filled with normal numbers, as distributions draw, as one that makes them."""
+        if torch.Tag.inplace_view in func.tags:  # a new view in the place of the tensor says the same
+            packet = getattr(torch.ops.aten, func._schema.name.removeprefix("aten::").removesuffix("_"))
+            func = getattr(packet, func._overloadname)
         memory = args[0] if func is NORMAL and len(args) == 1 and not kwargs else None
         if memory is not None and memory.target is EMPTY and "memory_format" not in memory.kwargs:
             func, args, kwargs = RANDN, memory.args, memory.kwargs
@@ -96,11 +110,21 @@ class _Recorder(TorchDispatchMode):
         if isinstance(out, Tensor):
             if not node.all_input_nodes and any(argument.name == "dtype" for argument in func._schema.arguments):
                 node.update_kwarg("dtype", out.dtype)  # the default may be another one at a replay
-            self.nodes[out] = node
+            self.keep(out, node)
             return
         for index, part in enumerate(_items(out)):
             if isinstance(part, Tensor):
-                self.nodes[part] = self.graph.call_function(operator.getitem, (node, index))
+                self.keep(part, self.graph.call_function(operator.getitem, (node, index)))
+
+    def keep(self, tensor: Tensor, node: fx.Node) -> None:
+        """Notes the node of a tensor."""
+        node.meta["kind"] = kind(tensor)
+        self.nodes[tensor] = node
+
+
+def kind(tensor: Tensor) -> tuple:
+    """All of a tensor but its values and its place, noted of each node as ``meta["kind"]``."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _items(out: Any) -> Sequence[Any]:
