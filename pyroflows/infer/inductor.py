@@ -46,8 +46,9 @@ def mended() -> Iterator[None]:
 def _build(build: Callable, lock: str, builders: Any, *rest: Any) -> None:
     """Runs the C++ compiler on kernels and their calls at once; then, as ever, on what is not there yet."""
     if isinstance(builders, tuple) and len(builders) > 2:
+        singles = range(len(builders) - 1)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda index: build(f"{lock}.{index}", builders[index : index + 1]), range(len(builders) - 1)))
+            list(pool.map(lambda index: build(f"{lock}.{index}", builders[index : index + 1]), singles))
     build(lock, builders, *rest)
 
 
