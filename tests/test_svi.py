@@ -213,9 +213,10 @@ def test_a_parameter_may_appear_late() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_run_returns_the_losses_of_its_steps() -> None:
-    losses, values = steps(CompiledSVI, lambda: by_hand, Adam({"lr": 0.05}), 9)
-    svi = start(CompiledSVI, lambda: by_hand, Adam({"lr": 0.05}))
+@pytest.mark.parametrize("optim", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_run_makes_the_steps_and_returns_their_losses(optim: Callable) -> None:
+    losses, values = steps(CompiledSVI, lambda: by_hand, optim(), 9)
+    svi = start(CompiledSVI, lambda: by_hand, optim())
     assert svi.run(9, Y).tolist() == losses
     assert all(torch.equal(values[name], value) for name, value in pyro.get_param_store().items())
     assert svi.run(0, Y).shape == (0,)

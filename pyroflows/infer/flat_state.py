@@ -78,11 +78,15 @@ class FlatState:
             and all(now[1:] == old[1:] for now, old in zip(options, self._options, strict=True))
         )
 
-    def set_rates(self) -> None:
-        """Reads the learning rates, after their decay in ``ClippedAdam``."""
+    def decay(self) -> None:
+        """Lets the learning rates of ``ClippedAdam`` decay, which it does before a step."""
         if self._groups[0].get("lrd", 1.0) != 1.0:
             for group in self._groups:
                 group["lr"] *= group["lrd"]
+            self.set_rates()
+
+    def set_rates(self) -> None:
+        """Reads the learning rates."""
         rates = [group["lr"] for group in self._groups]
         if rates != self._lr:
             self._lr = rates

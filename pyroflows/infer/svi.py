@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,27 +67,33 @@ class CompiledSVI(SVI):
 
     def step(self, *args: object, **kwargs: object) -> float:
         """One step; returns the estimate of the negative ELBO before it, in nats."""
-        loss = self._step(args, kwargs)
-        if loss is None:
+        step = self._prepare(args, kwargs)
+        if step is None:
             return super().step(*args, **kwargs)
-        value = loss.item()
+        value = step().item()
         warn_if_nan(value, "loss")
         return value
 
     def run(self, steps: int, *args: object, **kwargs: object) -> Tensor:
-        """So many steps with the same arguments; returns their losses, which are not waited for."""
-        losses = []
-        for _ in range(steps):
-            loss = self._step(args, kwargs)
-            losses.append(torch.tensor(super().step(*args, **kwargs)) if loss is None else loss.clone())
+        """So many steps with the same arguments; returns their losses, which are not waited for.
+
+        Faster than as many calls of :meth:`step`: whether the graph still fits is checked once.
+        """
+        step = self._prepare(args, kwargs) if steps > 0 else None
+        if step is None:
+            losses = [torch.tensor(super(CompiledSVI, self).step(*args, **kwargs)) for _ in range(steps)]
+        else:
+            losses = [step().clone() for _ in range(steps)]
         return torch.stack(losses) if losses else torch.empty(0)
 
-    def _step(self, args: tuple, kwargs: dict) -> Tensor | None:
-        """One step; None where it has to be a plain one."""
+    def _prepare(self, args: tuple, kwargs: dict) -> Callable[[], Tensor] | None:
+        """What makes a step until anything changes but values and rates; None where steps have to be plain ones."""
         step, inputs = self.elbo._step(self.model, self.guide, args, kwargs)
         if step is None or any(t.requires_grad for t in inputs):
             return self._plain()
-        leaves, graphs = self._kept.setdefault(step, (_trained(step.leaves, step.graph), {}))
+        if step not in self._kept:
+            self._kept[step] = _trained(step.leaves, step.graph), {}
+        leaves, graphs = self._kept[step]
         try:
             state = self._state
             if state is None or not state.fits(leaves):
@@ -97,9 +104,7 @@ class CompiledSVI(SVI):
                 graph = graphs[state.kind] = self._fuse(step.graph, state, inputs)
         except Untraceable as error:
             return self._refuse(error)
-        loss = graph.run(*state.tensors, *graph.closed, *inputs)[0]
-        state.stepped()
-        return loss
+        return partial(_advance, state, graph, inputs)
 
     def _fuse(self, graph: Graph, state: FlatState, inputs: list[Tensor]) -> Graph:
         adam, owner = state.adam, state.owner
@@ -127,3 +132,11 @@ def _trained(leaves: list[Tensor], graph: Graph) -> list[Tensor]:
     """The leaves that the loss depends on: others have no gradient, and optimizers leave them alone."""
     used = {id(p) for p, used in zip(graph.parameters, graph.used, strict=False) if used}
     return list({id(p): p for p in leaves if id(p) in used}.values())
+
+
+def _advance(state: FlatState, graph: Graph, inputs: list[Tensor]) -> Tensor:
+    """One step; returns its loss."""
+    state.decay()
+    loss = graph.run(*state.tensors, *graph.closed, *inputs)[0]
+    state.stepped()
+    return loss
