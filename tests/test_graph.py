@@ -3,9 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pyro
 import pytest
 import torch
 from torch import Tensor, nn
@@ -233,38 +231,3 @@ def test_current_tells_of_other_shapes() -> None:
     assert graph.current
     weight.data = torch.ones(4)
     assert not graph.current
-
-
-def test_compiled_equals_function() -> None:
-    weight = WEIGHT.clone().requires_grad_()
-    graph = capture(lambda x: (weight * x).sin().sum(), [torch.ones(3)]).compile([torch.ones(3)])
-    same(graph, lambda x: (weight * x).sin().sum(), [weight], torch.tensor([0.1, 0.2, 0.3]))
-
-
-def test_a_graph_is_compiled_as_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    first, second = (torch.full((3, 3), value, requires_grad=True) for value in (0.1, 0.2))
-
-    def loss(x: Tensor) -> Tensor:
-        return ((x @ first).sin() @ second).cos().sum()
-
-    graph = capture(loss, [DATA], parameters=[first, second]).compile([DATA])
-    assert len(list(tmp_path.rglob("*.main.cpp"))) == 1
-    same(graph, loss, [first, second], DATA + 1)
-
-
-def test_compiled_noise_is_reproducible() -> None:
-    weight = WEIGHT.clone().requires_grad_()
-    graph = capture(lambda: (weight * torch.randn(3)).sum()).compile([])
-    losses = []
-    for seed in (1, 1, 2):
-        pyro.set_rng_seed(seed)
-        losses.append(graph()[0].item())
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_numbers_in_the_code_are_part_of_what_is_compiled() -> None:
-    weight = WEIGHT.clone().requires_grad_()
-    for number in (2.0, 3.0):
-        graph = capture(lambda number=number: (weight * torch.tensor(number)).sum()).compile([])
-        assert graph()[0] == pytest.approx(-0.5 * number)

@@ -33,6 +33,11 @@ def mended() -> Iterator[None]:
             from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu as Wrapper
 
             stack.enter_context(mock.patch.object(Wrapper, "codegen_invoke_subgraph", _call, create=True))
+        with suppress(ImportError, AttributeError):
+            from torch._inductor.scheduler import SchedulerNode as Node
+
+            better = _renamed(Node.recompute_size_and_body)
+            stack.enter_context(mock.patch.object(Node, "recompute_size_and_body", better))
         for name, better in {"_worker_compile_cpp": _build, "_precompile_header": _header}.items():
             with suppress(AttributeError):  # older ones have other names
                 better = functools.partial(better, getattr(codecache, name))
@@ -41,6 +46,16 @@ def mended() -> Iterator[None]:
             gc.disable()
             stack.callback(gc.enable)
         yield
+
+
+def _renamed(recompute: Callable) -> Callable:
+    """What is read after a change in place waits for the change, also where loops are laid anew; torch 2.13 forgets."""
+
+    def better(node: Any, *args: Any, **options: Any) -> None:
+        recompute(node, *args, **options)
+        node.set_read_writes(node.read_writes.rename(getattr(node, "mutation_renames", {})))
+
+    return better
 
 
 def _build(build: Callable, lock: str, builders: Any, *rest: Any) -> None:

@@ -9,6 +9,7 @@ from ..nets import Activation, MaskedMLP
 from .base import FlowTransform
 from .incremental import invert
 from .permute import as_order
+from .written import reorder
 
 
 class Autoregressive(FlowTransform):
@@ -66,14 +67,14 @@ class Autoregressive(FlowTransform):
         self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        z = z.index_select(-1, self.order)
+        z = reorder(z, self.order, self.order_back)
         if inverse == (self.fast == "inverse"):
             params = self.bijector.unpack(self.net(z, context))
             value, ladj = self.bijector.apply(z, params, inverse=False)
             ladj = ladj.sum(-1)
         else:
             value, ladj = invert(self.net, self.bijector, z, context)
-        return value.index_select(-1, self.order_back), ladj
+        return reorder(value, self.order_back, self.order), ladj
 
     def extra_repr(self) -> str:
         """Sizes, bijector and the cheap direction."""

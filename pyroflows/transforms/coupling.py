@@ -9,7 +9,7 @@ from ..bijectors import Affine, Bijector
 from ..nets import MLP, Activation, join
 from ..numeric import is_autocast, slope
 from .base import FlowTransform
-from .written import Plan, affine_coupling, allowed, layers_of, scored_coupling
+from .written import Plan, affine_coupling, allowed, layers_of, reorder, scored_coupling
 
 Net = Callable[[int, int], nn.Module]
 
@@ -120,13 +120,13 @@ class Coupling(FlowTransform):
         if self._sliced == "back":
             moved, kept = z.split(self.sizes[::-1], dim=-1)
             return kept, moved
-        kept, moved = (z if self._sliced else z.index_select(-1, self.places)).split(self.sizes, dim=-1)
+        kept, moved = (z if self._sliced else reorder(z, self.places, self.places_back)).split(self.sizes, dim=-1)
         return kept, moved
 
     def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
         kept = kept.expand(*moved.shape[:-1], -1)
         both = torch.cat([moved, kept] if self._sliced == "back" else [kept, moved], dim=-1)
-        return both if self._sliced else both.index_select(-1, self.places_back)
+        return both if self._sliced else reorder(both, self.places_back, self.places)
 
     def extra_repr(self) -> str:
         """Sizes, bijector and the kept dimensions."""

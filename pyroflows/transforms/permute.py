@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import FlowTransform, check_sizes
-from .written import allowed, reorder
+from .written import reorder
 
 
 class Permute(FlowTransform):
@@ -32,11 +32,10 @@ class Permute(FlowTransform):
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         orders = (self.order_back, self.order) if inverse else (self.order, self.order_back)
-        value = reorder(z, *orders) if allowed() else z.index_select(-1, orders[0])
-        return value, z.new_zeros(z.shape[:-1])
+        return reorder(z, *orders), z.new_zeros(z.shape[:-1])
 
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return *self._map(x, context, False), score.index_select(-1, self.order)
+        return *self._map(x, context, False), reorder(score, self.order, self.order_back)
 
 
 def as_order(order: str | Sequence[int] | Tensor, input_dim: int) -> Tensor:
