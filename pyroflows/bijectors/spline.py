@@ -95,7 +95,7 @@ class RQSpline(Bijector):
         """Shares of the bins, their sizes, which sum to ``2 bound``, and the knots, one more, from free numbers."""
         shares = _softmax(raw)
         sizes = torch.add(2 * self.bound * self.min_bin / self.bins, shares, alpha=self.spread)
-        return shares, sizes, pad(sizes, (1, 0), value=-self.bound).cumsum(-1)
+        return shares, sizes, _running(sizes, -self.bound)
 
     def _ends(self, sizes: Tensor, factors: Tensor, index: Tensor) -> list[Tensor]:
         """Slopes at both ends of the bin, relative to its secant.
@@ -121,8 +121,20 @@ def _softmax(raw: Tensor) -> Tensor:
     return grown / grown.sum(-1, keepdim=True)
 
 
+def _running(sizes: Tensor, start: float) -> Tensor:
+    """Where bins of these sizes begin and end, ``(..., K + 1)``."""
+    if torch.compiler.is_compiling():  # Inductor of torch 2.13 gets gradients of running sums wrong
+        bins = torch.arange(sizes.shape[-1], device=sizes.device)
+        before = bins < torch.arange(sizes.shape[-1] + 1, device=sizes.device).unsqueeze(-1)
+        return start + torch.where(before, sizes.unsqueeze(-2), 0.0).sum(-1)
+    return pad(sizes, (1, 0), value=start).cumsum(-1)
+
+
 def _take(table: Tensor, index: Tensor) -> Tensor:
     """Entries of ``table`` ``(..., K)`` at each of ``index`` ``(..., n)``, clamped to the table; batches broadcast."""
     batch = torch.broadcast_shapes(table.shape[:-1], index.shape[:-1])
     index = index.clamp(0, table.shape[-1] - 1).expand(*batch, -1)
+    if torch.compiler.is_compiling():  # Inductor of torch 2.13 may read a gather's gradient before it is added up
+        here = index.unsqueeze(-1) == torch.arange(table.shape[-1], device=table.device)
+        return torch.where(here, table.unsqueeze(-2), 0.0).sum(-1)
     return table.expand(*batch, -1).gather(-1, index)

@@ -1,0 +1,63 @@
+"""What torch.compile makes of flows has their gradients; torch 2.13 gets those of running sums and gathers wrong."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import BIJECTORS, CASES
+from pyroflows.bijectors import RQSpline
+
+ROWS = 64  # vectors of numbers, and some that are left over
+
+
+def assert_same_gradients(loss: Callable[..., Tensor], leaves: list[Tensor]) -> None:
+    torch.compiler.reset()
+    expected, compiled = loss(), torch.compile(loss, fullgraph=True)()
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+    pairs = [torch.autograd.grad(value, leaves, allow_unused=True) for value in (expected, compiled)]
+    for old, new in zip(*pairs, strict=True):
+        if old is not None:
+            torch.testing.assert_close(new, old, rtol=1e-3, atol=1e-4 * float(1 + old.abs().max()))
+
+
+def assert_bijector(name: str, inverse: bool) -> None:
+    torch.manual_seed(0)
+    bijector = BIJECTORS[name]()
+    z = torch.randn(ROWS, 3, requires_grad=True)
+    raw = torch.randn(ROWS, 3, bijector.param_count, requires_grad=True)
+
+    def loss() -> Tensor:
+        value, ladj = bijector.apply(z, bijector.unpack(raw), inverse)
+        return (value.sin() + ladj).sum()
+
+    assert_same_gradients(loss, [z, raw])
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_gradients_of_a_spline(inverse: bool) -> None:
+    name = next(name for name, make in BIJECTORS.items() if type(make()) is RQSpline)
+    assert_bijector(name, inverse)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("name", BIJECTORS)
+def test_gradients_of_bijectors(name: str, inverse: bool) -> None:
+    assert_bijector(name, inverse)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_densities(name: str) -> None:
+    torch.manual_seed(0)
+    transform = CASES[name]()
+    x = torch.randn(ROWS, transform.input_dim, requires_grad=True)
+    context = torch.randn(ROWS, transform.context_dim) if transform.context_dim else None
+
+    def loss() -> Tensor:
+        value, ladj = transform.call_and_ladj(x, context)
+        return (value.sin().sum(-1) + ladj).mean()
+
+    assert_same_gradients(loss, [x, *transform.parameters()])
