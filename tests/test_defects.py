@@ -43,8 +43,8 @@ def test_defect_04_stale_log_prob_under_the_compiler(name: str) -> None:
         before, _ = run(value)
         moved(flow)
         after, _ = run(value)
-    assert not torch.allclose(before, after)
-    assert_close(after, flow(value))
+    assert not torch.allclose(before, after, rtol=1e-4, atol=1e-4)
+    assert_close(after, flow(value), rtol=1e-4, atol=1e-4)  # a compiler may add up in another order
 
 
 @every_layer

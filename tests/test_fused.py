@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from pyroflows.infer import Graph, Untraceable, capture, fuse, lay_flat
 from pyroflows.infer.adam import Adam
-from pyroflows.infer.tidy import quick, trace
+from pyroflows.infer.tidy import equal, quick, trace
 
 
 def fused(net: nn.Module, x: Tensor, compile: bool) -> tuple[Graph, list[Tensor]]:
@@ -115,3 +115,10 @@ def test_a_replay_that_would_differ_is_the_graph_itself(monkeypatch: pytest.Monk
         lambda graph: graph.find_nodes(op="output")[0].update_arg(0, (next(iter(graph.nodes)),)),
     )
     assert_close(quick(module, [torch.ones(2)])(torch.zeros(2)), [torch.ones(2)])
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.float32, torch.complex64])
+def test_functions_are_compared_in_numbers_of_every_kind(kind: torch.dtype) -> None:
+    given = [torch.tensor([0.0, 2.0])]
+    assert equal(lambda x: [x.to(kind)], lambda x: [(x * 1.00001).to(kind)], given)
+    assert not equal(lambda x: [x.to(kind)], lambda x: [(x + 1).to(kind)], given)

@@ -79,6 +79,8 @@ def equal(expected: Callable, got: Callable, tensors: Sequence[Tensor], toleranc
 
 
 def _close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
+    if not expected.is_floating_point() and not expected.is_complex():
+        return torch.equal(expected, got)
     finite = expected[expected.isfinite()]
     scale = finite.abs().max().item() if len(finite) else 0.0
     return torch.allclose(expected, got, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
