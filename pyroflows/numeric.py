@@ -112,14 +112,15 @@ def check_ranges(caller: str, low: float, high: float, **numbers: float) -> None
 
 
 @contextlib.contextmanager
-def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+def seeded(seed: int | None, *devices: torch.device) -> Iterator[None]:
     """Runs a block from its own seed and leaves the generators as they were; ``None`` changes nothing."""
     if seed is None:
         yield
         return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    elsewhere = any(device.type != "cpu" for device in devices)
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if elsewhere else []):
+        # torch.manual_seed would also seed GPUs that are not in use yet.
+        (torch.manual_seed if elsewhere else torch.default_generator.manual_seed)(seed)
         yield
 
 

@@ -51,6 +51,12 @@ def test_what_is_added_up_in_place_is_there_before_it_is_read() -> None:
     assert_same(capture(loss), capture(loss).compile([]))
 
 
+def test_elsewhere_than_on_a_cpu_inductor_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "_on_cpu", lambda tensors: False)
+    graph, expected = square(), square()()
+    torch.testing.assert_close(graph.compile([])(), expected)
+
+
 def test_a_graph_is_compiled_as_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     first, second = (torch.full((3, 3), value, requires_grad=True) for value in (0.1, 0.2))

@@ -210,7 +210,7 @@ def test_where_parts_cannot_be_compiled_the_whole_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch._inductor.compile", without_parts)
     monkeypatch.setattr(compiler, "_trusted", True)
     assert deep_svi(compile=True) == pytest.approx(deep_svi(compile=False), rel=1e-3)
-    options = compiler.TRUST | compiler.FOR_CPU
+    options = compiler.TRUST | compiler.FOR_CPU | compiler.COMPARABLE
     assert asked == [(True, options), (False, options)]
     assert compiler._trusted
 

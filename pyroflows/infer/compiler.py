@@ -27,9 +27,9 @@ FOR_CPU = {
     # What is used twice and takes more operations than this becomes a variable. Inductor's own limit of 30 repeats it
     # at each use, with all that it was made of: single expressions of splines grow to 15,000 operations.
     "realize_opcount_threshold": 8,
-    # The same random numbers as without a compiler.
-    "fallback_random": True,
 }
+# The same random numbers as without a compiler, so that results can be compared.
+COMPARABLE = {"fallback_random": True}
 
 _LOCK = threading.Lock()
 _trusted = True
@@ -64,28 +64,32 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         # C++ is written for the tensors noted in the graph, and where some are not noted it fails.
         for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
             node.meta["val"] = example
-        for_cpu = FOR_CPU if all(t.device.type == "cpu" for t in inputs) else {}
-        # Elsewhere random numbers are others than the graph's own.
-        check = partial(_check, module, inputs) if for_cpu else bool
-        with torch.no_grad():
-            run = _attempt(module, lambda *how: check(_compile(examples, fake, *how)), options, for_cpu)
+        compile = partial(_compile, examples, fake)
+        with _LOCK, torch.no_grad():  # what is mended is the same for all
+            if _on_cpu(inputs):
+                check = partial(_check, module, inputs)
+                run = _attempt(module, lambda *how: check(compile(*how)), options | COMPARABLE)
+            else:
+                run = compile(module, options)
     return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
 
 
-def _attempt(module: fx.GraphModule, compile: Callable, options: dict, for_cpu: dict) -> Callable:
+def _on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(t.device.type == "cpu" for t in tensors)
+
+
+def _attempt(module: fx.GraphModule, compile: Callable, options: dict) -> Callable:
     """Compiles with ever fewer liberties; that the compiler knows too few instructions is remembered."""
     global _trusted
-    with _LOCK:  # what is mended is the same for all
-        parts = outline(module) if for_cpu else module
-        for graph in dict.fromkeys([parts, module]) if _trusted else []:
-            with suppress(Exception), trusting():
-                return compile(graph, {**options, **TRUST, **for_cpu})
-        try:
-            run = compile(module, {**options, **for_cpu})
-        except Exception:
-            return compile(module, options)
-        _trusted = False
-        return run
+    for graph in dict.fromkeys([outline(module), module]) if _trusted else []:
+        with suppress(Exception), trusting():
+            return compile(graph, {**options, **TRUST, **FOR_CPU})
+    try:
+        run = compile(module, {**options, **FOR_CPU})
+    except Exception:
+        return compile(module, options)
+    _trusted = False
+    return run
 
 
 def _compile(examples: list[Tensor], fake: Any, module: fx.GraphModule, options: dict) -> Callable:
@@ -104,9 +108,8 @@ def _check(module: fx.GraphModule, inputs: Sequence[Tensor], run: Callable) -> C
             given[index] = torch.ones_like(given[index])
     kinds = [node.meta["kind"] for node in module.graph.nodes if "kind" in node.meta]
     coarsest = max(torch.finfo(dtype).eps for _, _, dtype, _ in kinds if dtype.is_floating_point)
-    with torch.random.fork_rng([]):
-        if not equal(module.forward, run, given, 3 * coarsest**0.5):
-            raise RuntimeError("what was compiled differs from what was traced")
+    if not equal(module.forward, run, given, 3 * coarsest**0.5):
+        raise RuntimeError("what was compiled differs from what was traced")
     return run
 
 

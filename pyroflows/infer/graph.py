@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from ..numeric import seeded
 from .compiler import compiled
 from .guard import LIFTS, Guard, Untraceable, reason
 from .record import record
@@ -202,10 +203,10 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
     """Raises unless a replay equals the function run anew from the same seed."""
     results = []
     tracer.given = graph.parameters
-    replay = torch.no_grad()(graph.module.forward)
-    for run in (tracer, lambda *given: replay(*graph.parameters, *graph.closed, *given)):
-        torch.manual_seed(1)
-        results.append(run(*_fresh(inputs)))
+    replay, own = torch.no_grad()(graph.module.forward), [*graph.parameters, *graph.closed]
+    for run in (tracer, lambda *given: replay(*own, *given)):
+        with seeded(1, *(t.device for t in [*own, *inputs])):
+            results.append(run(*_fresh(inputs)))
     for expected, got in zip(*results, strict=True):
         if not torch.allclose(expected, got, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             raise Untraceable(

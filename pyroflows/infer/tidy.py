@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from ..numeric import seeded
 from .record import record
 
 aten = torch.ops.aten
@@ -67,14 +68,14 @@ def equal(expected: Callable, got: Callable, tensors: Sequence[Tensor], toleranc
     Args:
         expected: a function of tensors.
         got: the other one.
-        tensors: what they are called with, copied; torch's generator is left as they leave it.
+        tensors: what they are called with, copied.
         tolerance: largest difference of a number, relative to it and to the largest of its tensor.
     """
     results = []
     for function in (expected, got):
-        torch.manual_seed(1)
         given = _copies(tensors)
-        results.append([*function(*given), *given])
+        with seeded(1, *(t.device for t in given)):
+            results.append([*function(*given), *given])
     return all(_close(a, b, tolerance) for a, b in zip(*results, strict=True))
 
 
