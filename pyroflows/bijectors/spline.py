@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..numeric import is_plain_backward, soft_clip
+from ..numeric import is_compiled_backward, is_plain_backward, soft_clip
 from .base import Bijector
 from .rational import FACTOR, Curve, solve
 from .spline_gradient import written
@@ -64,7 +64,7 @@ class RQSpline(Bijector):
     def _map(self, z: Tensor, inverse: bool, *raw: Tensor) -> tuple[Tensor, Tensor]:
         # A network under autocast gives fewer digits than knots need.
         raw = [t.to(torch.promote_types(t.dtype, z.dtype)) for t in raw]
-        if is_plain_backward(z, *raw):
+        if is_plain_backward(z, *raw) or is_compiled_backward():
             return written(self, inverse, z, *raw)
         return self.find(inverse, z, *raw)[:2]
 
