@@ -136,7 +136,7 @@ class Argmax(Surjection):
         self._check(x)
         at = one_hot(x.long(), self.levels).to(x.dtype)
         u, log_q = self._draw(at.flatten(-2))
-        u = u.unflatten(-1, at.shape[-2:])
+        u = torch.unflatten(u, -1, at.shape[-2:])
         top = (at * u).sum(-1, keepdim=True)
         y = torch.where(at > 0, u, top - softplus(top - u))
         ladj = ((1 - at) * logsigmoid(top - u)).sum((-2, -1))
@@ -144,7 +144,7 @@ class Argmax(Surjection):
 
     def quantise(self, y: Tensor) -> Tensor:
         """The categories ``(..., D)`` that vectors ``(..., D K)`` stand for, for samples of a density."""
-        return y.unflatten(-1, (-1, self.levels)).argmax(-1).to(y.dtype)
+        return torch.unflatten(y, -1, (-1, self.levels)).argmax(-1).to(y.dtype)
 
     def _draw(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Noise ``(..., D K)``, and its log density."""

@@ -107,7 +107,7 @@ class MaskedMLP(nn.Module):
         h = linear(x, weights[0]) + offsets[0]
         for weight, offset in zip(weights[1:], offsets[1:], strict=True):
             h = linear(self.activation(h), weight, offset)
-        return h.unflatten(-1, (self.input_dim, self.group))
+        return torch.unflatten(h, -1, (self.input_dim, self.group))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``(..., D)`` to ``(..., D, group)``."""

@@ -38,6 +38,18 @@ def test_compiles_without_graph_break(name: str, way: str) -> None:
     assert_close(compiled(x, context), expected)
 
 
+@pytest.mark.filterwarnings(TRACER_WARNING)
+@pytest.mark.parametrize("name", ["elementwise_1d", "coupling_2d", "autoregressive_1d", "lower_triangular_low_rank"])
+def test_compiles_where_a_default_device_is_set(name: str) -> None:
+    transform = CASES[name]()
+    x = torch.randn(4, transform.input_dim)
+    torch.compiler.reset()
+    with torch.device("cpu"):  # Dynamo then traces into methods of Tensor that are written in Python
+        compiled = torch.compile(transform.call_and_ladj, backend="eager", fullgraph=True)
+        assert_close(compiled(x), transform.call_and_ladj(x))
+
+
+@pytest.mark.filterwarnings(TRACER_WARNING)
 def test_a_compiled_flow_sees_new_parameters() -> None:
     flow, x = flows.nsf(3, layers=2, hidden_dims=(8,)), torch.randn(5, 3)
     compiled = torch.compile(flow.inv.call_and_ladj, backend="eager", fullgraph=True)

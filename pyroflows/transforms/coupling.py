@@ -112,7 +112,7 @@ class Coupling(FlowTransform):
 
     def _move(self, kept: Tensor, moved: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         """The moved half's new value and its elementwise ladj."""
-        flat = self.net(join(kept, context)).unflatten(-1, (self.sizes[1], -1))
+        flat = torch.unflatten(self.net(join(kept, context)), -1, (self.sizes[1], -1))
         return self.bijector.apply(moved, self.bijector.unpack(flat), inverse)
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:

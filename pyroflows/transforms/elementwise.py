@@ -59,7 +59,7 @@ class Elementwise(FlowTransform):
 
     def _each(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         """The value and the ladj of each dimension."""
-        flat = self.params(context).unflatten(-1, (-1, self.bijector.param_count))
+        flat = torch.unflatten(self.params(context), -1, (-1, self.bijector.param_count))
         return self.bijector.apply(z, self.bijector.unpack(flat), inverse)
 
     def extra_repr(self) -> str:

@@ -125,7 +125,7 @@ def _forward_walk(
     given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
     activate = _overwriting(net.activation, is_traced(y))
     add = _adder()
-    params = bijector.unpack(levels[-1].unflatten(0, (net.input_dim, net.group)).movedim(1, -1))
+    params = bijector.unpack(torch.unflatten(levels[-1], 0, (net.input_dim, net.group)).movedim(1, -1))
     params = list(zip(*(p.unbind() for p in params), strict=True))
     for first in range(0, net.input_dim, BLOCK):
         layers = [_block(weights[k], *levels[k : k + 2], *sizes[k : k + 2], first) for k in range(len(weights))]
@@ -204,7 +204,7 @@ def _linearize(
             bends.append(pull(torch.ones_like(h))[0].T)
 
     def from_flat(flat: Tensor) -> tuple[Tensor, Tensor]:
-        return bijector.forward(x, *bijector.unpack(flat.unflatten(-1, (net.input_dim, net.group))))
+        return bijector.forward(x, *bijector.unpack(torch.unflatten(flat, -1, (net.input_dim, net.group))))
 
     y, pull, ladj = vjp(from_flat, pre, has_aux=True)
     return bends, ladj.exp(), pull(torch.ones_like(y))[0].T

@@ -133,7 +133,7 @@ class _AffineCoupling(torch.autograd.Function):
             before = linear(h, weight, bias)
             h = silu(before)
             hidden += [before, h]
-        shift, log_scale = linear(h, *tensors[-2:]).unflatten(-1, (-1, 2)).unbind(-1)
+        shift, log_scale = torch.unflatten(linear(h, *tensors[-2:]), -1, (-1, 2)).unbind(-1)
         # As soft_clip and the bijector have it.
         squash = torch.add(1, log_scale.abs(), alpha=1 / plan.bound)
         ladj = log_scale / squash
