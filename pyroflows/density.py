@@ -122,7 +122,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def _train(self, *arrays: NDArray) -> None:
         rows, dim = arrays[0].shape
         scaled = self._rows(arrays[0]), self._contexts(arrays[1]), arrays[2]
-        order = torch.randperm(rows)
+        order = torch.randperm(rows, device="cpu")
         held = min(round(self.validation_fraction * rows), rows - 1)
         tensors = [self._tensor(a)[order.to(self.device)] for a in scaled]
         validation, training = ([t[part] for t in tensors] for part in (slice(held), slice(held, None)))

@@ -239,7 +239,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         rows = len(self.tensors[0])
-        for part in torch.randperm(rows).tensor_split(max(-(-rows // self.size), 1)):
+        for part in torch.randperm(rows, device="cpu").tensor_split(max(-(-rows // self.size), 1)):
             yield tuple(t[part.to(t.device)] for t in self.tensors)
 
 

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, biject_to
 
 from .distributions import FlowDistribution
 from .flows import iaf
-from .latents import LatentSpace, check_model
+from .latents import LatentSpace, check_model, innermost
 from .numeric import check_counts, seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
@@ -27,7 +27,9 @@ def init_to_origin(site: dict) -> Tensor:
     """Starts a site at the origin of its unconstrained space; works also where a prior cannot be sampled."""
     fn = site["fn"]
     transform = biject_to(fn.support)
-    return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+    inner = innermost(fn)  # says what device values are on, if anything does
+    device = next((t.device for t in vars(inner).values() if isinstance(t, Tensor)), None)
+    return transform(torch.zeros(transform.inverse_shape(fn.shape()), device=device))
 
 
 def init_to_prior(site: dict) -> Tensor:

@@ -135,7 +135,8 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
 
     Raises:
         TypeError: if a latent site is discrete.
-        ValueError: if there is no latent site or a constant one, a latent stands inside a subsampled plate, a support
+        ValueError: if there is no latent site or a constant one, latents are on different devices, a latent stands
+            inside a subsampled plate, a support
             or shape or whether a site is sampled depends on other latents or changes from run to run, or the log
             density is not finite at the start.
     """
@@ -154,6 +155,7 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
                 f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
             )
         _check_plates(name, node, trace)
+    _check_devices(trace)
     _check_supports(model, trace, args, kwargs)
     _check_density(trace)
 
@@ -207,6 +209,16 @@ def check_latents(sites: list[Site], trace: poutine.Trace) -> None:
             raise ValueError(
                 f"expected the same latents in every run, got the site {site.name!r} of shape {tuple(shape)} after "
                 f"{tuple(site.shape)}: let the model depend on its arguments alone"
+            )
+
+
+def _check_devices(trace: poutine.Trace) -> None:
+    (first, device), *others = [(name, node["value"].device) for name, node in latent_nodes(trace)]
+    for name, other in others:
+        if other != device:
+            raise ValueError(
+                f"expected all latents on one device, got {first!r} on {device} and {name!r} on {other}: make the "
+                f"numbers in priors from the data, as by y.new_tensor(0.0), or call torch.set_default_device"
             )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import pyroflows
-from pyroflows import flows
+from pyroflows import AutoFlow, flows
 from pyroflows.diagnostics import Diagnostics
 from pyroflows.infer import log_joint
 from pyroflows.transforms import Elementwise
@@ -40,6 +40,17 @@ def test_a_minibatch_is_not_taken_for_the_data() -> None:
     whole = pyroflows.Posterior(posterior.guide, log_joint(mean, Y), posterior.history)
     evidence = dist.MultivariateNormal(torch.zeros(4), torch.eye(4) + 1.0).log_prob(Y)
     assert whole.diagnostics.log_evidence == pytest.approx(float(evidence), abs=0.05)
+
+
+def test_latents_are_on_one_device() -> None:
+    def model() -> None:
+        pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.sample("b", dist.Normal(torch.zeros(2, device="meta"), 1.0).to_event(1))
+
+    message = "got 'a' on cpu and 'b' on meta: make the numbers in priors from the data"
+    # Validation looks at values, and there are none here.
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match=message):
+        AutoFlow(model).setup()
 
 
 def test_a_guide_of_another_model_is_refused() -> None:

@@ -42,7 +42,8 @@ def climb(log_density: LogDensity, starts: Tensor, *, seconds: float, iterations
     deadline = time.monotonic() + seconds
     found = [(starts, *score(log_density, starts))]
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    alive, lengths = found[0][1].isfinite(), torch.zeros(len(starts), dtype=torch.long)
+    alive = found[0][1].isfinite()
+    lengths = alive.new_zeros(len(starts), dtype=torch.long)
     while alive.any() and len(found) <= iterations and time.monotonic() < deadline:
         z, value, grad = found[-1]
         direction = torch.where(alive[:, None], _direction(grad, pairs), 0.0)
@@ -51,11 +52,12 @@ def climb(log_density: LogDensity, starts: Tensor, *, seconds: float, iterations
         curvature = (step * change).sum(-1, keepdim=True)
         bent = curvature > 1e-12 * change.square().sum(-1, keepdim=True)
         pairs = [*pairs[1 - MEMORY :], (step, change, torch.where(bent, 1 / curvature, 0.0))]
-        lengths += alive.cpu()
+        lengths += alive
         alive &= found[-1][1] > value
         if len(found) > STEPS:
             alive &= found[-1][1] > found[-1 - STEPS][1] + GAIN
-    return [Path(*(torch.stack(part)[: n + 1, k] for part in zip(*found, strict=True))) for k, n in enumerate(lengths)]
+    points, values, grads = map(torch.stack, zip(*found, strict=True))
+    return [Path(points[:n, k], values[:n, k], grads[:n, k]) for k, n in enumerate((lengths + 1).tolist())]
 
 
 def _direction(grads: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

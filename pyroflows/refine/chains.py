@@ -48,7 +48,7 @@ def imh(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 1000, chains: 
     steps = warmup + num_draws
     z, log_w = propose(guide, log_joint, steps * chains)
     log_w = np.where(np.isnan(log_w), -np.inf, log_w).reshape(steps, chains)
-    path, accepted = walk(log_w, torch.rand(steps, chains, dtype=torch.float64).log().numpy())
+    path, accepted = walk(log_w, torch.rand(steps, chains, dtype=torch.float64, device="cpu").log().numpy())
     index = torch.as_tensor(path[warmup:].T * chains + np.arange(chains)[:, None], device=z.device)
     weights = np.take_along_axis(log_w, path, 0)
     stats = {"accepted": accepted[warmup:].T, "log_weight": weights[warmup:].T}

@@ -91,8 +91,8 @@ class LowerTriangular(FlowTransform):
         self.rank = rank
         below = input_dim * (input_dim - 1) // 2
         self.sizes = [input_dim, input_dim, below, input_dim * rank]
-        self.register_buffer("places", _tril_places(input_dim), persistent=False)
         first = _initial(self, loc, scale)
+        self.register_buffer("places", _tril_places(input_dim).to(first.device), persistent=False)
         self.register_buffer("center", torch.zeros_like(first[:input_dim]))
         self.register_buffer("frame", torch.eye(input_dim).to(first))
         # P = 0 is a saddle point of P P^T: start beside it.
@@ -139,7 +139,7 @@ class LowerTriangular(FlowTransform):
         shift, log_diag, below, factor = self.params(context).to(self.frame.dtype).split(self.sizes, dim=-1)
         log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
         tril = pad(torch.cat([log_diag.exp(), below], dim=-1), (0, 1))[..., self.places]
-        return shift, tril, log_diag, factor.unflatten(-1, (self.input_dim, self.rank))
+        return shift, tril, log_diag, torch.unflatten(factor, -1, (self.input_dim, self.rank))
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = z.to(self.frame.dtype)
@@ -186,8 +186,9 @@ def _tril_places(input_dim: int) -> Tensor:
 def _initial(transform: FlowTransform, loc: float | Tensor, scale: float | Tensor) -> Tensor:
     """The parameters ``[loc, log scale before clipping]`` of shape ``(2 D,)``."""
     size, values = transform.input_dim, []
+    device = next((given.device for given in (loc, scale) if isinstance(given, Tensor)), None)
     for name, given in (("loc", loc), ("scale", scale)):
-        value = given.detach() if isinstance(given, Tensor) else torch.tensor(float(given))
+        value = given.detach() if isinstance(given, Tensor) else torch.tensor(float(given), device=device)
         if value.shape not in ((), (size,)):
             raise ValueError(
                 f"{type(transform).__name__} expected {name} to be a number or of shape ({size},), "
