@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import constraints, transform_to
 
 from ..numeric import check_counts
+from .cuda_graph import CUDA_GRAPHS
 from .graph import Graph, capture
 from .guard import Untraceable
 from .particles import Particles
@@ -28,6 +29,8 @@ from .watch import Watch
 
 # A graph is traced anew when what it closed over changes; after so many times the plain ELBO is cheaper.
 RETRACES = 5
+# Of torch.compile, which takes seconds to import the names.
+MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs"
 
 
 class CompiledTrace_ELBO(Trace_ELBO):
@@ -47,11 +50,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
         num_particles: draws behind each estimate.
         compile: compile with inductor, which takes seconds to minutes once; otherwise replay the traced graph.
         strict: raise where the plain ELBO would be used instead.
-        mode: as in ``torch.compile``; ``"reduce-overhead"`` uses CUDA graphs.
+        mode: as in ``torch.compile``; ``"reduce-overhead"`` uses CUDA graphs on a GPU, compiled or not.
         cache_size: how many signatures are kept.
 
     Raises:
         Untraceable: at a step, if ``strict`` and the model or guide cannot be traced.
+        ValueError: if ``mode`` is not one of torch's.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -76,6 +80,8 @@ class CompiledTrace_ELBO(Trace_ELBO):
         cache_size: int = 8,
     ) -> None:
         check_counts("CompiledTrace_ELBO", {}, num_particles=num_particles, cache_size=cache_size)
+        if mode not in (None, *MODES):
+            raise ValueError(f"CompiledTrace_ELBO expected mode to be None or one of {', '.join(MODES)}, got {mode!r}")
         super().__init__(num_particles=num_particles)
         self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
         self._forget()
@@ -165,10 +171,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
         return step.graph
 
     def _compiled(self, graph: Graph, inputs: list[Tensor]) -> Graph:
+        graph.mode = self.mode
         if not self.compile:
             return graph
         try:
-            return graph.compile(inputs, self.mode)
+            return graph.compile(inputs)
         except Exception as error:  # whatever a compiler raises, the graph itself is right
             self._warn(f"CompiledTrace_ELBO replays its graph uncompiled, since the compiler failed: {error}")
             return graph

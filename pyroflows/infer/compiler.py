@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 
+from .cuda_graph import AUTOMATIC, launched
 from .inductor import mended, trusting
 from .outline import outline
-from .tidy import equal
+from .tidy import changed, equal
 
-COPY = torch.ops.aten.copy_.default
 # Take the compiler to know the processor's instructions: to find out takes half of a short compilation.
 TRUST = {"cpp.vec_isa_ok": True}  # with it goes trusting()
 # All kernels in one C++ file, as to start and link costs as much as five of them, and their calls in another, which is
@@ -57,7 +57,8 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
         from torch._subclasses import FakeTensorMode
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        options = _inductor.list_mode_options(mode) if mode else {}
+        options = {} if mode in (None, AUTOMATIC) else _inductor.list_mode_options(mode)
+        options.pop("triton.cudagraphs", None)  # made here
         # Inductor's cache on disk is used only where a context says that no shape is symbolic.
         fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
         examples = [fake.from_tensor(t.detach(), static_shapes=True) for t in inputs]
@@ -71,7 +72,7 @@ def compiled(module: fx.GraphModule, inputs: Sequence[Tensor], mode: str | None 
                 run = _attempt(module, lambda *how: check(compile(*how)), options | COMPARABLE)
             else:
                 run = compile(module, options)
-    return _each_call_a_step(run) if options.get("triton.cudagraphs") else run
+    return launched(run, module, inputs, mode)
 
 
 def _on_cpu(tensors: Sequence[Tensor]) -> bool:
@@ -101,23 +102,11 @@ def _compile(examples: list[Tensor], fake: Any, module: fx.GraphModule, options:
 
 def _check(module: fx.GraphModule, inputs: Sequence[Tensor], run: Callable) -> Callable:
     """Raises unless what was compiled does what the graph does, but for sums in another order."""
-    changed = {node.args[0] for node in module.graph.find_nodes(op="call_function", target=COPY)}
     given = list(inputs)
-    for index, node in enumerate(module.graph.find_nodes(op="placeholder")):
-        if index and node in changed:  # Adam's moments of zero would make steps of what is rounded
-            given[index] = torch.ones_like(given[index])
+    for index in changed(module) - {0}:  # Adam's moments of zero would make steps of what is rounded
+        given[index] = torch.ones_like(given[index])
     kinds = [node.meta["kind"] for node in module.graph.nodes if "kind" in node.meta]
     coarsest = max(torch.finfo(dtype).eps for _, _, dtype, _ in kinds if dtype.is_floating_point)
     if not equal(module.forward, run, given, 3 * coarsest**0.5):
         raise RuntimeError("what was compiled differs from what was traced")
     return run
-
-
-def _each_call_a_step(run: Callable) -> Callable:
-    """Tells CUDA graphs that the outputs of the last call may be overwritten."""
-
-    def step(*args: Tensor) -> Sequence[Tensor]:
-        torch.compiler.cudagraph_mark_step_begin()
-        return run(*args)
-
-    return step

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from ..numeric import seeded
 from .compiler import compiled
+from .cuda_graph import launched
 from .guard import LIFTS, Guard, Untraceable, reason
 from .record import record
 from .tidy import quick, tracing
@@ -27,6 +28,10 @@ class Graph:
         closed: other tensors that the function closes over; read anew at each replay.
         spec: structure of the function's output.
         used: for each parameter whether the loss depends on it.
+
+    Attributes:
+        mode: as in ``torch.compile``, and read at the first call. With ``"reduce-overhead"`` all kernels on a GPU are
+            launched at once, as a CUDA graph, with a warning where that cannot be; with ``"automatic"`` without.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Graph:
     ) -> None:
         self.module, self.parameters, self.closed = module, parameters, closed
         self.spec, self.used = spec, used
+        self.mode: str | None = None
         self._facts = self._read()
         self._run: Callable | None = None
 
@@ -61,7 +67,7 @@ class Graph:
         """The graph itself, a function of all that it reads; what is None above is left out."""
         with torch.no_grad():
             if self._run is None:
-                self._run = quick(self.module, tensors)
+                self._run = launched(quick(self.module, tensors), self.module, tensors, self.mode)
             return self._run(*tensors)
 
     @property
@@ -77,12 +83,13 @@ class Graph:
 
         Args:
             inputs: tensors of the shapes that it was traced with.
-            mode: as in ``torch.compile``, for example ``"reduce-overhead"`` for CUDA graphs.
+            mode: as in ``torch.compile``; None keeps :attr:`mode`.
 
         Raises:
             RuntimeError: if no compiler works here.
         """
-        self._run = compiled(self.module, [*self.parameters, *self.closed, *inputs], mode)
+        self.mode = mode or self.mode
+        self._run = compiled(self.module, [*self.parameters, *self.closed, *inputs], self.mode)
         return self
 
 

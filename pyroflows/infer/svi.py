@@ -83,7 +83,7 @@ class CompiledSVI(SVI):
         if step is None:
             losses = [torch.tensor(super(CompiledSVI, self).step(*args, **kwargs)) for _ in range(steps)]
         else:
-            losses = [step().clone() for _ in range(steps)]
+            losses = [step() for _ in range(steps)]
         return torch.stack(losses) if losses else torch.empty(0)
 
     def _prepare(self, args: tuple, kwargs: dict) -> Callable[[], Tensor] | None:

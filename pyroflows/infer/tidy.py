@@ -13,6 +13,7 @@ from ..numeric import seeded
 from .record import record
 
 aten = torch.ops.aten
+COPY = aten.copy_.default
 COPIES = (aten.clone.default, aten.lift_fresh_copy.default)
 # Operations that give their input anew where shape, strides and dtype stay.
 IDLE = (*COPIES, aten._to_copy.default)
@@ -34,7 +35,7 @@ def trace(function: Callable, tensors: Sequence[Tensor]) -> fx.GraphModule:
     """
     table = {aten.mm.default: _mm, aten.addmm.default: _addmm}
     with tracing(), torch.no_grad():
-        return record(function, _copies(tensors), table)
+        return record(function, copies(tensors), table)
 
 
 def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
@@ -51,8 +52,8 @@ def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
         A function of the same arguments, to be called under ``torch.no_grad()``.
     """
     with tracing(), torch.no_grad():
-        made = record(torch.func.functionalize(module.forward, remove="mutations"), _copies(tensors), PLAIN)
-        _Notes(made).run(*_copies(tensors))
+        made = record(torch.func.functionalize(module.forward, remove="mutations"), copies(tensors), PLAIN)
+        _Notes(made).run(*copies(tensors))
         _skip_idle(made.graph)
         _fold_constants(made)
         _merge_equal(made.graph)
@@ -73,7 +74,7 @@ def equal(expected: Callable, got: Callable, tensors: Sequence[Tensor], toleranc
     """
     results = []
     for function in (expected, got):
-        given = _copies(tensors)
+        given = copies(tensors)
         with seeded(1, *(t.device for t in given)):
             results.append([*function(*given), *given])
     return all(_close(a, b, tolerance) for a, b in zip(*results, strict=True))
@@ -87,14 +88,25 @@ def _close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
     return torch.allclose(expected, got, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The same with memory of their own, strides kept; what is expanded stays, as nothing can change it in place."""
     fresh = []
     for t in tensors:
-        expanded = any(step == 0 and size > 1 for step, size in zip(t.stride(), t.shape, strict=True))
-        memory = t if expanded else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
-        fresh.append(t.detach() if expanded else memory.copy_(t.detach()))
+        apart = not is_expanded(t)
+        memory = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) if apart else t
+        fresh.append(memory.copy_(t.detach()) if apart else t.detach())
     return fresh
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether several of its numbers lie in one place."""
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def changed(module: fx.GraphModule) -> set[int]:
+    """Which arguments a graph changes in place."""
+    written = {node.args[0] for node in module.graph.find_nodes(op="call_function", target=COPY)}
+    return {index for index, node in enumerate(module.graph.find_nodes(op="placeholder")) if node in written}
 
 
 class _Notes(fx.Interpreter):

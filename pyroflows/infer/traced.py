@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cuda_graph import AUTOMATIC
 from .graph import Graph, capture
 
 
@@ -40,6 +41,7 @@ class TracedDensity:
         z = example.detach().expand(rows, -1).clone().requires_grad_()
         self.size, self.rows = len(example), rows
         self.graph = capture(total, [z], parameters=[], has_aux=True)
+        self.graph.mode = AUTOMATIC
         self.graph(z)  # made ready, which cannot be done while another graph is traced
 
     def __call__(self, z: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .cuda_graph import AUTOMATIC
 from .graph import Graph, capture
 from .guard import Untraceable
 from .signature import signature
@@ -71,9 +72,11 @@ class TracedLoss:
             return self.function(*(None if value is None else next(rest) for value in given))
 
         try:
-            return capture(function, inputs, parameters=self.parameters)
+            graph = capture(function, inputs, parameters=self.parameters)
         except Untraceable:
             return None
+        graph.mode = AUTOMATIC
+        return graph
 
 
 class _Replay(torch.autograd.Function):

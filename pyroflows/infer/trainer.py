@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..epochs import averaging_weight
 from .adam import Adam
+from .cuda_graph import AUTOMATIC
 from .fused import fuse, lay_flat
 from .graph import capture
 from .guard import Untraceable
@@ -97,6 +98,7 @@ class Trainer:
             return -weights.mean(), weights
 
         graph = fuse(capture(loss, parameters=self._given, has_aux=True), self._given, self._update, self._state())
+        graph.mode = AUTOMATIC
         self._graph = graph.compile([]) if compile else graph
 
     def _state(self) -> list[Tensor]:
