@@ -59,10 +59,10 @@ def credit_data(file: str | None) -> list[Tensor]:
         values = torch.as_tensor(np.genfromtxt(file, delimiter=","), dtype=torch.float32)
         x, y = values[:, :-1], values[:, -1]
         return [torch.cat([torch.ones(len(x), 1), (x - x.mean(0)) / x.std(0)], 1), y]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, COLUMNS, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)  # the same data on every device
+    x = torch.randn(ROWS, COLUMNS, generator=generator, device="cpu")
     x[:, 0] = 1.0
-    beta = 0.5 * torch.randn(COLUMNS, generator=generator)
+    beta = 0.5 * torch.randn(COLUMNS, generator=generator, device="cpu")
     return [x, torch.bernoulli(torch.sigmoid(x @ beta), generator=generator)]
 
 
@@ -121,7 +121,7 @@ def prepare(work: Work, args: argparse.Namespace) -> tuple[dict[str, Callable[[i
     plain = Trace_ELBO(count, vectorize_particles=True, max_plate_nesting=1)
     kinds = {
         "elbo": (SVI, CompiledTrace_ELBO(count, strict=True, mode=args.mode)),
-        "replayed": (CompiledSVI, CompiledTrace_ELBO(count, compile=False, strict=True)),
+        "replayed": (CompiledSVI, CompiledTrace_ELBO(count, compile=False, strict=True, mode=args.mode)),
         "ours": (CompiledSVI, CompiledTrace_ELBO(count, strict=True, mode=args.mode)),
     }
     steps, first = {"plain": svi_steps(SVI, work, work.theirs, plain, data)}, {}

@@ -18,12 +18,14 @@ class JaxProcess:
 
     Args:
         threads: with 1, XLA runs in one thread. Pin the calling process to bind this one as well.
+        device: ``"cpu"`` or ``"cuda"``, for which a JAX that finds a GPU has to be in the environment.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, device: str = "cpu") -> None:
         flags = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()} intra_op_parallelism_threads={threads}"
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        environment = {**os.environ, **limits, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        places = {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the GPU is for both
+        environment = {**os.environ, **limits, **places, "XLA_FLAGS": flags}
         environment.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
             [python(), HERE / "jax_steps.py"],

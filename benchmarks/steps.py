@@ -46,13 +46,17 @@ def main() -> None:
     parser.add_argument("--density-steps", type=int, default=10, help="steps of a density in each timing")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=("density", "svi"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
-    args.device, args.mode, args.data = "cpu", None, None  # what elbo.py asks for
+    args.mode, args.data = None if args.device == "cpu" else "reduce-overhead", None  # what elbo.py asks for
     torch.set_num_threads(args.threads)
-    pin(args.threads)
+    if args.device == "cpu":
+        pin(args.threads)
+    else:
+        torch.set_default_device(args.device)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {versions()}, {args.threads} thread(s), medians of {args.repeats} rounds\n")
-    with JaxProcess(args.threads) as jax:
+    with JaxProcess(args.threads, args.device) as jax:
         if args.only != "density":
             print(table(SVI_HEADERS, [svi(work, jax, args) for work in WORK]), end="\n\n", flush=True)
         if args.only != "svi":
@@ -103,10 +107,10 @@ def density(name: str, jax: JaxProcess, args: argparse.Namespace) -> Iterable[li
     x, steps, first = torch.randn(BATCH, DIM), {"flowjax": jax.steps(name)}, {}
     ours, zukos = OURS[name], ZUKO[name]
     steps["pyroflows, eager"] = training(*ours(), x)
-    steps["pyroflows, compiled"] = training(*ours(), x, fullgraph=True)
-    steps["pyroflows, one graph"] = captured(*ours(), x)
+    steps["pyroflows, compiled"] = training(*ours(), x, fullgraph=True, mode=args.mode)
+    steps["pyroflows, one graph"] = captured(*ours(), x, args.mode)
     steps["zuko, eager"] = training(*zukos(), x)
-    steps["zuko, compiled"] = training(*zukos(), x, fullgraph=False)
+    steps["zuko, compiled"] = training(*zukos(), x, fullgraph=False, mode=args.mode)
     for library, models in {"nflows": NFLOWS, "normflows": NORMFLOWS}.items():
         steps[f"{library}, eager"] = training(*models[name](), x)
     for key, run in steps.items():
@@ -118,13 +122,15 @@ def density(name: str, jax: JaxProcess, args: argparse.Namespace) -> Iterable[li
     return [[name, key, 1e3 * s / count, s / seconds["flowjax"], first[key]] for key, s in seconds.items()]
 
 
-def training(log_prob: LogProb, parameters: list[Tensor], x: Tensor, fullgraph: bool | None = None) -> Steps:
+def training(
+    log_prob: LogProb, parameters: list[Tensor], x: Tensor, fullgraph: bool | None = None, mode: str | None = None
+) -> Steps:
     """Steps of Adam on the mean negative log density, compiled unless ``fullgraph`` is None."""
 
     def loss(x: Tensor) -> Tensor:
         return -log_prob(x).mean()
 
-    objective = loss if fullgraph is None else torch.compile(loss, fullgraph=fullgraph, dynamic=False)
+    objective = loss if fullgraph is None else torch.compile(loss, fullgraph=fullgraph, dynamic=False, mode=mode)
     optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
 
     def run(count: int) -> None:
@@ -136,7 +142,7 @@ def training(log_prob: LogProb, parameters: list[Tensor], x: Tensor, fullgraph: 
     return run
 
 
-def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor) -> Steps:
+def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor, mode: str | None) -> Steps:
     """The same steps as one graph of one vector, Adam included, traced and compiled at the first call."""
     ready: list[tuple] = []
 
@@ -148,7 +154,7 @@ def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor) -> Steps:
             return [*adam(state[0], slope, flat.new_tensor([1e-4]), state[1:]), loss]
 
         graph = capture(lambda x: -log_prob(x).mean(), [x], parameters=parameters)
-        return fuse(graph, parameters, update, state, [x]).compile([x]), state
+        return fuse(graph, parameters, update, state, [x]).compile([x], mode), state
 
     def run(count: int) -> None:
         if not ready:
