@@ -18,6 +18,8 @@ KHAT_LIMIT = 0.7
 CLOSE = 0.2
 # Below this the tail of the weights is rounding, and k-hat means nothing.
 EXACT = 0.01
+# And below this weights are equal, but for the last digits of what they are differences of.
+ROUNDING = 1e-9
 # Fewer effective draws than this, for each chain where there are some, are too few to average.
 FEW = 50
 # The scalars with the heaviest tails, by what so many draws add to the variance, whose second moment gets a k-hat.
@@ -35,7 +37,8 @@ def psis(log_weights: Array) -> tuple[Array, float]:
 
     Returns:
         Log weights ``(S,)`` that are smoothed and normalised, and the shape k-hat of the fitted tail: ``-inf``
-        for equal weights, ``inf`` where one is NaN or infinite, or none is above zero.
+        for equal weights, ``inf`` where one is NaN or infinite, none is above zero, or no tail can be fitted, as to
+        20 draws or fewer.
 
     References:
         Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
@@ -45,19 +48,22 @@ def psis(log_weights: Array) -> tuple[Array, float]:
     found = np.isfinite(log_weights)
     khat = -np.inf if found.any() and (log_weights < np.inf).all() else np.inf
     smoothed = np.where(found, log_weights, -np.inf)
-    if len(set(log_weights[found])) > 1:  # ArviZ 1.x does not fit a tail to equal weights
+    if found.any() and np.ptp(log_weights[found]) > ROUNDING:  # there is no tail of equal weights
         smoothed[found], shape = _psislw(log_weights[found])
-        khat = max(khat, float(shape))
+        khat = np.inf if np.isnan(shape) else max(khat, float(shape))
     return smoothed - np.logaddexp.reduce(smoothed), khat
 
 
-def _psislw(log_weights: Array) -> tuple[Array, Array]:
+def _psislw(log_weights: Array) -> tuple[Array, Array | float]:
     try:
         from arviz import psislw
     except ImportError:  # in ArviZ 1.x it takes the log likelihoods of points left out: log weights, negated
         from arviz_stats.base import array_stats
 
-        return array_stats.psislw(-log_weights)
+        try:
+            return array_stats.psislw(-log_weights)
+        except (ValueError, IndexError):  # fewer than five draws in the tail, or all of them the same
+            return log_weights, np.inf
     return psislw(log_weights)
 
 

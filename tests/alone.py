@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 
@@ -12,6 +13,11 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def groups_of(data: Any) -> set[str]:
+    """Names of the groups in an object of ArviZ, 0.x or 1.x."""
+    return set(data.children if hasattr(data, "children") else data.groups())
 
 
 diagnostics, report = load("diagnostics"), load("report")

@@ -101,6 +101,22 @@ def test_weights_that_are_not_finite(rng: np.random.Generator, bad: float) -> No
     assert ("do not trust" in found.verdict) == (bad != -np.inf)
 
 
+@pytest.mark.parametrize(
+    ("log_w", "khat"),
+    [
+        (-40.0 + np.random.default_rng(0).normal(size=500) * 1e-14, -np.inf),  # equal, but for rounding
+        (np.r_[np.zeros(500), -1.0], np.inf),
+        (np.r_[np.zeros(500), 1.0], np.inf),
+        (np.arange(3.0), np.inf),
+        (np.arange(20.0), np.inf),
+    ],
+)
+def test_where_no_tail_can_be_fitted(log_w: NDArray, khat: float) -> None:
+    smoothed, found = diagnostics.psis(log_w)
+    assert found == khat
+    assert smoothed == pytest.approx(log_w - np.logaddexp.reduce(log_w))
+
+
 def test_weights_that_are_all_zero() -> None:
     found, _ = Diagnostics.of(np.full(100, -np.inf))
     assert found.khat == np.inf

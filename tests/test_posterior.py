@@ -15,6 +15,7 @@ from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 from torch.testing import assert_close
 
+from alone import groups_of
 from pyroflows import AutoFlow, Posterior, flows, plots
 from pyroflows.infer import History, LogJoint
 
@@ -142,7 +143,7 @@ def test_the_summary_is_a_table_and_a_sentence() -> None:
 def test_arviz_gets_everything_by_its_name(tmp_path: Path) -> None:
     posterior = of(schools, Y)
     data = posterior.to_arviz(coords={"columns": ["left", "right"]}, dims={"w": ["groups", "part"]})
-    assert set(data.groups()) == {"posterior", "sample_stats", "observed_data"}
+    assert groups_of(data) == {"posterior", "sample_stats", "observed_data"}
     dims = {name: data.posterior[name].dims[2:] for name in data.posterior}
     assert dims == {"mu": (), "tau": ("columns",), "w": ("groups", "part")}
     assert data.posterior.sizes == {"chain": 1, "draw": 500, "columns": 2, "groups": 4, "part": 3}
@@ -171,7 +172,7 @@ def test_arviz_names_dimensions_without_a_plate() -> None:
 def test_arviz_does_not_take_a_minibatch_for_the_data() -> None:
     data = of(schools, Y, 2).to_arviz()
     assert set(data.observed_data) == {"count"}
-    assert "observed_data" not in about(1.0, 100).to_arviz().groups()
+    assert "observed_data" not in groups_of(about(1.0, 100).to_arviz())
 
 
 def test_plot_loss_shows_the_elbo_of_every_step() -> None:

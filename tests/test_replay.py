@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 
+from alone import groups_of
 from pyroflows import AutoFlow, Posterior, flows
 from pyroflows.infer import History, LogJoint
 
@@ -80,7 +81,7 @@ def test_a_reparameterised_site_comes_back() -> None:
 def test_arviz_gets_predictions(tmp_path: Path) -> None:
     data = of(schools, num_draws=400).to_arviz(predictive=True, prior=300, log_likelihood=True)
     groups = {"posterior", "posterior_predictive", "prior", "prior_predictive", "log_likelihood"}
-    assert set(data.groups()) == groups | {"observed_data", "sample_stats"}
+    assert groups_of(data) == groups | {"observed_data", "sample_stats"}
     assert data.posterior_predictive["y"].dims == data.prior_predictive["y"].dims == ("chain", "draw", "row")
     assert data.posterior_predictive["y"].shape == (1, 400, 4)
     assert data.posterior_predictive["count"].dims == ("chain", "draw", "row", "count_dim_1")
@@ -93,7 +94,7 @@ def test_arviz_gets_predictions(tmp_path: Path) -> None:
     theta = data.prior["mu"].values[..., None, None] + 2 * data.prior["z"].values
     assert data.prior["theta"].values == pytest.approx(theta, abs=1e-5)
     data.to_netcdf(str(tmp_path / "all.nc"))
-    assert set(arviz.from_netcdf(str(tmp_path / "all.nc")).groups()) == set(data.groups())
+    assert groups_of(arviz.from_netcdf(str(tmp_path / "all.nc"))) == groups_of(data)
 
 
 def test_the_log_likelihood_is_that_of_each_datum() -> None:
@@ -104,7 +105,8 @@ def test_the_log_likelihood_is_that_of_each_datum() -> None:
     assert data.log_likelihood["y"].values[0] == pytest.approx(expected.numpy(), abs=1e-4)
     assert data.log_likelihood["count"].values == pytest.approx(-5 * np.log(3), abs=1e-4)
     assert arviz.loo(data, var_name="y").n_data_points == 4
-    assert arviz.waic(data, var_name="y").n_data_points == 4
+    if arviz.__version__ < "1":
+        assert arviz.waic(data, var_name="y").n_data_points == 4
 
 
 def test_a_model_that_cannot_be_vmapped_runs_one_by_one() -> None:
