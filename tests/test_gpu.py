@@ -130,6 +130,15 @@ def test_numbers_of_the_cpu_are_not_frozen_in_a_cuda_graph() -> None:
     shift = torch.tensor(1.0)
     graph = capture(lambda x: (x + shift).sum(), [DATA.cuda()])
     graph.mode = "reduce-overhead"
+    first = graph(DATA.cuda())[0].item()
+    shift.fill_(2.0)
+    assert graph(DATA.cuda())[0].item() == first + 4
+
+
+def test_vectors_of_the_cpu_are_not_frozen_in_a_cuda_graph() -> None:
+    shift = torch.ones(4)
+    graph = capture(lambda x: (x + shift.to(x.device)).sum(), [DATA.cuda()])
+    graph.mode = "reduce-overhead"
     with pytest.warns(UserWarning, match="not on the same GPU"):
         first = graph(DATA.cuda())[0].item()
     shift.fill_(2.0)
