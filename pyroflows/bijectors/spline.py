@@ -121,9 +121,14 @@ def _softmax(raw: Tensor) -> Tensor:
     return grown / grown.sum(-1, keepdim=True)
 
 
+def _is_differentiated() -> bool:
+    """Whether torch.compile makes a gradient of what it sees, as where none is written."""
+    return torch.compiler.is_compiling() and torch.is_grad_enabled()
+
+
 def _running(sizes: Tensor, start: float) -> Tensor:
     """Where bins of these sizes begin and end, ``(..., K + 1)``."""
-    if torch.compiler.is_compiling():  # Inductor of torch 2.13 gets gradients of running sums wrong
+    if _is_differentiated():  # Inductor of torch 2.13 gets gradients of running sums wrong
         bins = torch.arange(sizes.shape[-1], device=sizes.device)
         before = bins < torch.arange(sizes.shape[-1] + 1, device=sizes.device).unsqueeze(-1)
         return start + torch.where(before, sizes.unsqueeze(-2), 0.0).sum(-1)
@@ -134,7 +139,7 @@ def _take(table: Tensor, index: Tensor) -> Tensor:
     """Entries of ``table`` ``(..., K)`` at each of ``index`` ``(..., n)``, clamped to the table; batches broadcast."""
     batch = torch.broadcast_shapes(table.shape[:-1], index.shape[:-1])
     index = index.clamp(0, table.shape[-1] - 1).expand(*batch, -1)
-    if torch.compiler.is_compiling():  # Inductor of torch 2.13 may read a gather's gradient before it is added up
+    if _is_differentiated():  # Inductor of torch 2.13 may read a gather's gradient before it is added up
         here = index.unsqueeze(-1) == torch.arange(table.shape[-1], device=table.device)
         return torch.where(here, table.unsqueeze(-2), 0.0).sum(-1)
     return table.expand(*batch, -1).gather(-1, index)
