@@ -5,14 +5,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ..numeric import seeded
 from .compiler import compiled
 from .cuda_graph import launched
 from .guard import LIFTS, Guard, Untraceable, reason
-from .record import record
+from .record import noted
 from .tidy import quick, tracing
 
 # A replay that differs from the function by more than rounding was traced wrongly.
@@ -134,8 +134,8 @@ def capture(
     tracer = _Tracer(function, parameters, has_aux, grad)
     with tracing():
         try:
-            module = record(tracer, _fresh(inputs))
-            graph = Graph(*_lift(module, tracer.leaves), tracer.spec, tracer.used)
+            made = _lift(*noted(tracer, _fresh(inputs)), tracer.leaves)
+            graph = Graph(*made, tracer.spec, tracer.used)
             if verify:
                 _verify(graph, tracer, inputs)
         except Untraceable:
@@ -177,9 +177,11 @@ class _Tracer:
             raise Untraceable(f"expected a scalar tensor as loss, got {got}: return (loss, aux) and set has_aux")
 
 
-def _lift(module: fx.GraphModule, leaves: list[Tensor]) -> tuple[fx.GraphModule, list[Tensor], list[Tensor]]:
+def _lift(
+    module: nn.Module, graph: fx.Graph, leaves: list[Tensor]
+) -> tuple[fx.GraphModule, list[Tensor], list[Tensor]]:
     """Makes every tensor that the graph closes over an argument: first the leaves, then the others."""
-    graph, slots = module.graph, {id(leaf): [] for leaf in leaves}
+    slots = {id(leaf): [] for leaf in leaves}
     closed: dict[int, Tensor] = {}
     for node in graph.find_nodes(op="get_attr"):
         tensor = getattr(module, node.target)

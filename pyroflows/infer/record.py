@@ -49,13 +49,20 @@ def record(
         >>> [node.name for node in module.graph.nodes]
         ['input_0', 'exp_default', 'add_tensor', 'output']
     """
+    return fx.GraphModule(*noted(function, tensors, table))
+
+
+def noted(
+    function: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], table: Mapping[Any, Callable] | None = None
+) -> tuple[nn.Module, fx.Graph]:
+    """The same as a module with the attributes, and the graph, of which no code is made yet."""
     recorder = _Recorder(table or {})
     for index, tensor in enumerate(tensors):
         recorder.keep(tensor, recorder.graph.placeholder(f"input_{index}"))
     with recorder:
         found = function(*tensors)
     recorder.graph.output([recorder.node(t) for t in found])
-    return fx.GraphModule(recorder.root, recorder.graph)
+    return recorder.root, recorder.graph
 
 
 class _Recorder(TorchDispatchMode):
