@@ -13,10 +13,10 @@ from pyro.infer.autoguide import (
     AutoDelta,
     AutoNormal,
 )
-from torch import nn
+from torch import _inductor, nn
 
 from elbo_cases import SD, Y, assert_equal_to_plain, grads, replayed, schools
-from pyroflows.infer import CompiledTrace_ELBO, Untraceable, compiler
+from pyroflows.infer import CompiledTrace_ELBO, Untraceable, compiled_elbo, compiler
 from pyroflows.infer.compiler import COMPARABLE, FOR_CPU, TRUST
 
 
@@ -98,6 +98,12 @@ def test_falls_back_with_one_warning(model: Callable, guide: Callable, why: str,
     torch.testing.assert_close(ours[1], theirs[1])
     with pytest.raises(Untraceable, match=why):
         replayed(num_particles).loss(model, guide)
+
+
+def test_a_mode_is_one_that_the_compiler_knows() -> None:
+    assert set(_inductor.list_mode_options()) <= set(compiled_elbo.MODES)
+    with pytest.raises(ValueError, match=r"expected mode to be None or one of default, .*, got 'reduce'"):
+        CompiledTrace_ELBO(mode="reduce")
 
 
 def test_array_arguments_fall_back() -> None:

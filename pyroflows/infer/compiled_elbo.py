@@ -30,7 +30,7 @@ from .watch import Watch
 # A graph is traced anew when what it closed over changes; after so many times the plain ELBO is cheaper.
 RETRACES = 5
 # Of torch.compile, which takes seconds to import the names.
-MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs"
+MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
 
 
 class CompiledTrace_ELBO(Trace_ELBO):
