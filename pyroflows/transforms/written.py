@@ -10,7 +10,7 @@ from torch.nn.functional import linear, silu
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..nets import MLP, join
-from ..numeric import gradient_by_autograd, is_plain_backward
+from ..numeric import gradient_by_autograd, is_compiled_backward, is_plain_backward
 
 HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
@@ -25,8 +25,11 @@ def allowed() -> bool:
 
 
 def reorder(z: Tensor, order: Tensor, back: Tensor) -> Tensor:
-    """Takes the last dimension in an order, given also the order back."""
-    return _Reorder.apply(z, order, back) if allowed() else z.index_select(-1, order)
+    """Takes the last dimension in an order, given also the order back.
+
+    Inductor, of torch 2.13 at least, adds autograd's gradient of it to wrong rows, and to memory of others.
+    """
+    return _Reorder.apply(z, order, back) if allowed() or is_compiled_backward() else z.index_select(-1, order)
 
 
 class _Reorder(torch.autograd.Function):
