@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cases import moved
+from pyroflows.bijectors import Affine
 from pyroflows.flows import iaf, nsf, realnvp
-from pyroflows.transforms import Compose, FlowTransform, Permute
+from pyroflows.transforms import Compose, Coupling, FlowTransform, Permute
 
 
 @pytest.fixture
@@ -132,6 +133,26 @@ def test_nothing_is_recalled_once_a_parameter_moved(flow: FlowTransform, move: C
     assert back is not x
     assert not torch.allclose(back, x, atol=1e-6)
     assert_close(back, copy.deepcopy(flow).inv(y.detach().clone()))
+
+
+@pytest.mark.parametrize("which", ["source", "produced", "context"])
+@pytest.mark.parametrize("write", [lambda t: t.data.fill_(0.5), lambda t: t.numpy().fill(0.5)], ids=["data", "numpy"])
+def test_nothing_is_recalled_once_a_value_was_written_unseen(which: str, write: Callable[[Tensor], object]) -> None:
+    flow = moved(realnvp(3, layers=2, hidden_dims=(8,), context_dim=2))
+    x, context = torch.randn(4, 3), torch.randn(4, 2)
+    with torch.no_grad():
+        y = flow(x, context)
+        write({"source": x, "produced": y, "context": context}[which])
+        assert_close(flow.inv(y, context), copy.deepcopy(flow).inv(y.clone(), context.clone()))
+
+
+def test_nothing_is_recalled_in_another_mode() -> None:
+    layer = Coupling(3, Affine(), net=lambda i, o: nn.Sequential(nn.Linear(i, o), nn.Dropout(0.5)))
+    flow, x = Compose([layer]), torch.randn(4, 3)
+    with torch.no_grad():
+        y = flow(x)
+        flow.eval()
+        assert_close(flow.inv(y), flow.inv(y.clone()))
 
 
 def test_a_buffer_written_in_place_counts_as_a_change() -> None:

@@ -24,8 +24,8 @@ class Memo:
     """Recalls ``(source, ladj)`` for a value that a call produced: once, and only when it cannot be stale.
 
     Sampling and then scoring the same tensor should run a flow once. A caller's own tensor is never
-    recognised; only the very tensor that came out of a call is, and only while the parameters, the
-    context and both tensors are what they were (their values are compared, since a fused optimizer does
+    recognised; only the very tensor that came out of a call is, and only while parameters, buffers, modes, the
+    context and both tensors are what they were (their values are compared, since fused optimizers and NumPy do
     not raise version counters) and the graph made then suffices now. Nothing is stored under a compiler,
     vmap or a dispatch mode; what ``torch.jit.trace`` runs is remembered for the time of the trace. The slot
     keeps no reference to the produced tensor, is emptied when that one is dropped, and is empty in a copy or
@@ -68,13 +68,15 @@ class Memo:
 
 
 def _stamps(owner: nn.Module, context: Tensor | None, source: Tensor, produced: Tensor) -> tuple:
-    """What must not have changed: identities, versions, and a copy of the parameters' values."""
-    tensors = [source, produced, *owner.parameters(), *owner.buffers()]
-    if context is not None:
-        tensors.append(context)
-    parameters = [p.detach().flatten() for p in owner.parameters()]
-    values = torch.cat(parameters) if parameters and not torch.jit.is_tracing() else None
-    return tuple((id(t), t._version, t.requires_grad) for t in tensors), values
+    """What must not have changed: identities, versions and modes, and a copy of all floating-point values."""
+    given = [source, produced] if context is None else [source, produced, context]
+    tensors = [*given, *owner.parameters(), *owner.buffers()]
+    values = [t.detach().flatten() for t in tensors if t.is_floating_point()]
+    known = (
+        *((id(t), t._version, t.requires_grad) for t in tensors),
+        *(module.training for module in owner.modules()),
+    )
+    return known, None if torch.jit.is_tracing() else torch.cat(values)
 
 
 def _same(old: tuple, new: tuple) -> bool:
