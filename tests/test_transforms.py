@@ -66,6 +66,16 @@ def test_everything_random_or_given_at_the_start_is_saved(name: str) -> None:
     assert_close(second.inv(first(x).clone()), x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("masks", [("halves", "alternating"), ([True, False, False, True], "halves")])
+def test_a_loaded_mask_is_used(masks: tuple) -> None:
+    x = torch.randn(5, 4)
+    for one, other in (masks, masks[::-1], (masks[0], [False, False, True, True])):
+        first, second = (moved(Coupling(4, Affine(), mask=mask)) for mask in (one, other))
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first(x), second(x))
+        assert torch.equal(first.kept, second.kept)
+
+
 def test_affine_starts_at_its_initial_values() -> None:
     x, loc, scale = torch.randn(4, 2), torch.tensor([100.0, -3.0]), torch.tensor([1e-3, 50.0])
     for made in (AffineMap(2, loc=loc, scale=scale), LowerTriangular(2, loc=loc, scale=scale)):

@@ -1,6 +1,7 @@
 """Coupling: some dimensions pass unchanged and decide how the others are moved."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +64,19 @@ class Coupling(FlowTransform):
         self.register_buffer("places", places)
         self.register_buffer("places_back", places.argsort())
         self.sizes = [int(mask.sum()), int((~mask).sum())]
-        # Halves that lie together are slices, which cost less than a gather.
-        self._sliced = next((how for how in ("front", "back") if torch.equal(mask, _ends(self.sizes, how))), None)
+        self._find_slices()
         sizes = self.sizes[0] + context_dim, self.sizes[1] * bijector.param_count
         self.net = MLP(*sizes, hidden_dims, activation) if net is None else net(*sizes)
+
+    def _find_slices(self) -> None:
+        """Halves that lie together are slices, which cost less than a gather."""
+        every, kept = list(range(self.input_dim)), self.sizes[0]
+        ends = {"front": every, "back": every[-kept:] + every[:-kept]}
+        self._sliced = next((end for end, places in ends.items() if self.places.tolist() == places), None)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._find_slices()  # the mask is part of the state
 
     @property
     def kept(self) -> Tensor:
@@ -131,12 +141,6 @@ class Coupling(FlowTransform):
     def extra_repr(self) -> str:
         """Sizes, bijector and the kept dimensions."""
         return f"{super().extra_repr()}, {self.bijector}, kept={self.kept.tolist()}"
-
-
-def _ends(sizes: list[int], kept: str) -> Tensor:
-    """The mask that keeps the front or the back."""
-    front = torch.arange(sum(sizes)) < (sizes[0] if kept == "front" else sizes[1])
-    return front if kept == "front" else ~front
 
 
 def _as_mask(mask: str | Sequence[bool] | Tensor, input_dim: int) -> Tensor:
