@@ -27,6 +27,26 @@ SHARE, NATS = 0.1, 0.05
 IMPROPER, INTERRUPTED = "The posterior seems improper", "interrupted"
 
 
+def check_options(
+    precision: str, compile: bool | None, *, lr: float, tolerance: float, guide: object, objective: object
+) -> None:
+    """Raises unless what ``fit`` is given is of the kinds that it knows."""
+    for name, value, known in (
+        ("precision", precision, ("mixed", "single", "double")),
+        ("compile", compile, (None, True, False)),
+    ):
+        if value not in known:
+            raise ValueError(f"fit expected {name} to be one of {', '.join(map(repr, known))}, got {value!r}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"fit expected a learning rate lr > 0, got {lr!r}")
+    if not tolerance >= 0:
+        raise ValueError(f"fit expected tolerance >= 0, got {tolerance!r}")
+    if not isinstance(guide, AutoFlow | None):
+        raise TypeError(f"fit expected guide to be an AutoFlow, got {type(guide).__name__}: train others with SVI")
+    if not (objective is None or callable(objective)):
+        raise TypeError(f"fit expected objective to be None or one of pyroflows.infer.objectives, got {objective!r}")
+
+
 def check_guide(guide: AutoFlow, model: Model, args: tuple, kwargs: dict) -> None:
     """Raises unless a guide was set up for the latents of this model."""
     with pyro.validation_enabled(False):  # only names and shapes matter here

@@ -89,6 +89,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
 
     @all_or_nothing
+    @torch.inference_mode(False)
     def fit(
         self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> "FlowDensity":

@@ -83,7 +83,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         """Draws with gradients, and their log density, in one pass."""
         x = self.base.rsample(Size(sample_shape))
         y, ladj = self.transform.call_and_ladj(x)
-        return y, self.base.log_prob(x) - ladj
+        return y, self._log_base(x) - ladj
 
     def rsample_and_score(self, sample_shape: Size | tuple = ()) -> tuple[Tensor, Tensor, Tensor]:
         """Draws with gradients, their log density, and its slope there (the score); these two without gradients.
@@ -97,7 +97,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         x = self.base.rsample(Size(sample_shape)).detach()
         with torch.enable_grad():
             fixed = x.requires_grad_()
-            log_prob = self.base.log_prob(fixed)
+            log_prob = self._log_base(fixed)
             (score,) = torch.autograd.grad(log_prob.sum(), fixed)
         y, ladj, score = self.transform._map_and_score(x, None, score)
         return y, log_prob.detach() - ladj, score
@@ -105,7 +105,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
         x, ladj = self.transform.inv.call_and_ladj(value)
-        return self.base.log_prob(x) + ladj
+        return self._log_base(x) + ladj
 
     def cdf(self, value: Tensor) -> Tensor:
         """``P(Y <= value)`` of shape ``(...)`` for ``value`` of shape ``(..., 1)``; ``D`` must be 1."""
@@ -118,6 +118,10 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         scalar = self._scalar_base("icdf")
         below = value if self.transform.sign > 0 else 1 - value
         return self.transform(scalar.icdf(below.unsqueeze(-1)))
+
+    def _log_base(self, x: Tensor) -> Tensor:
+        # torch's Independent cannot sum over the dimensions of no rows.
+        return self.base.log_prob(x) if x.numel() else x.sum(-1)
 
     def _scalar_base(self, what: str) -> Distribution:
         if self.transform.input_dim != 1 or not isinstance(self.base, torch.distributions.Independent):

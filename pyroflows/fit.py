@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
-from .checks import check_guide, check_slope, explained, faults, kept
+from .checks import check_guide, check_options, check_slope, explained, faults, kept
 from .diagnostics import CLOSE
 from .flows import with_tails
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
@@ -48,6 +48,7 @@ from .transforms import FlowTransform, LowerTriangular
 LOOK = 100
 
 
+@torch.inference_mode(False)
 def fit(
     model: Callable,
     *args: object,
@@ -82,7 +83,8 @@ def fit(
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
-            all of it. The next five arguments and ``flow`` are for new ones.
+            all of it. It is changed, and with it what an earlier posterior that holds it draws; fit a copy to keep
+            that one. The next five arguments and ``flow`` are for new ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
@@ -102,6 +104,7 @@ def fit(
         tolerance: a rise of the ELBO, in nats over 1000 steps, that still counts.
         precision: ``"mixed"`` computes the log joint in double precision where the model allows that, and the networks
             in single precision; ``"double"`` computes both in double, ``"single"`` all in the model's own precision.
+            The networks of a guide that is given stay as they are.
         compile: how the flow's steps are run. None times the first ones and, where it pays, traces them to one graph,
             which leaves out Python's overhead, or compiles it too; True compiles, which takes up to a minute; False
             runs them plainly. ``history.speed`` and the progress bar say what was done.
@@ -127,7 +130,8 @@ def fit(
         >>> abs(posterior.summary()["heads"]["mean"] - 0.6) < 0.05
         True
     """
-    _check_options(precision, steps=steps, num_particles=num_particles, modes=modes)
+    check_counts("fit", {}, steps=steps, num_particles=num_particles, modes=modes)
+    check_options(precision, compile, lr=lr, tolerance=tolerance, guide=guide, objective=objective)
     goal = _goal(objective, steps)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
@@ -201,12 +205,6 @@ def _places(plain: Place, density: LogJoint, noncentered: bool | None, rows: int
             )
         return [plain]
     return [*([] if noncentered else [plain]), Place.of(density, fixed, plain.start, rows)]
-
-
-def _check_options(precision: str, **counts: object) -> None:
-    check_counts("fit", {}, **counts)
-    if precision not in ("mixed", "single", "double"):
-        raise ValueError(f"fit expected precision='mixed', 'single' or 'double', got {precision!r}")
 
 
 def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:

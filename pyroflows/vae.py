@@ -121,6 +121,7 @@ class VAE(PyroModule):
         self._likelihood(ends, x)
         return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
 
+    @torch.inference_mode(False)
     def fit(
         self,
         loader: Iterable,

@@ -87,6 +87,13 @@ def test_shapes(sample_shape: tuple, batch_shape: tuple) -> None:
     assert len(y.reshape(-1, 3).unique(dim=0)) == y[..., 0].numel()
 
 
+def test_no_rows() -> None:
+    d = FlowDistribution(transform=moved(flows.realnvp(3, layers=2, hidden_dims=(8,))))
+    assert d.log_prob(d.sample((0,))).shape == (0,)
+    for found in (d.rsample_and_log_prob((2, 0)), d.rsample_and_score((2, 0))):
+        assert [t.shape for t in found] == [(2, 0, 3), (2, 0), (2, 0, 3)][: len(found)]
+
+
 def test_base_over_scalars_is_made_a_vector() -> None:
     flow = flows.realnvp(3, layers=2, **SMALL)
     for base in (dist.Normal(torch.zeros(3), 1.0), dist.Normal(torch.zeros(3), 1.0).to_event(1)):

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Predictive
+from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor, nn
 
@@ -241,10 +242,22 @@ def test_a_model_with_numbers_of_its_own_runs_in_double_precision() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "half"}, "expected precision='mixed', 'single' or 'double', got 'half'"),
+        ({"precision": "half"}, "expected precision to be one of 'mixed', 'single', 'double', got 'half'"),
+        ({"compile": "yes"}, "expected compile to be one of None, True, False, got 'yes'"),
         ({"steps": 0}, "expected steps to be a whole number from 1 on, got 0"),
+        ({"lr": 0}, "expected a learning rate lr > 0, got 0"),
+        ({"lr": float("nan")}, "expected a learning rate lr > 0, got nan"),
+        ({"tolerance": -1}, "expected tolerance >= 0, got -1"),
+        ({"guide": AutoNormal(normal)}, "expected guide to be an AutoFlow, got AutoNormal: train others with SVI"),
+        ({"objective": 3}, "expected objective to be None or one of pyroflows.infer.objectives, got 3"),
     ],
 )
 def test_options_out_of_range(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         fit(normal, Y, **options)
+
+
+def test_inference_mode_around_a_fit() -> None:
+    with torch.inference_mode():
+        posterior = quick(normal, Y.clone())
+    check(posterior, "mu", *exact(Y)[:2])
