@@ -1,34 +1,30 @@
 """An ELBO for any Pyro model and guide whose steps are one graph: traced once, then replayed or compiled."""
 
 import warnings
-import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.poutine.block_messenger import BlockMessenger
-from pyro.poutine.runtime import _PYRO_STACK, apply_stack
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributions import constraints, transform_to
 
 from ..numeric import check_counts
 from .cuda_graph import CUDA_GRAPHS
 from .graph import Graph, capture
 from .guard import Untraceable
 from .particles import Particles
-from .signature import signature
+from .signature import functions_in, signature, without_numbers
+from .step import OFTEN, RETRACES, Plain, Same, Step
 from .watch import Watch
 
-# A graph is traced anew when what it closed over changes; after so many times the plain ELBO is cheaper.
-RETRACES = 5
+# Values of a number among the arguments that get a graph each.
+NUMBERS = 8
 # Of torch.compile, which takes seconds to import the names.
 MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
 
@@ -40,11 +36,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
     arguments, gradients on or off), then replayed; with ``compile`` they are also compiled. Particles are batched
     by ``torch.func.vmap``, so a model need not be vectorised; they share the indices of subsampled plates, which
     are drawn anew at every step. Pass data that changes as tensor arguments: other values of the same shapes need
-    no new trace. Tensors that the model closes over are read anew at each step; modes, attributes and closures
-    are watched, and a change means a new trace.
+    no new trace. Tensors that the model closes over are read anew at each step; modes, attributes, globals and
+    closures are watched, and a change means a new trace. The first step runs the model several times, under Pyro's
+    validation; later ones run no Python, so that they validate nothing.
 
-    What cannot be traced (branches on values, latents that are not reparameterised, statistics updated in place)
-    runs as plain ``Trace_ELBO``, after one warning.
+    What cannot be traced (branches on values, latents that are not reparameterised, statistics and counters updated
+    in place, random numbers of Python or NumPy) runs as plain ``Trace_ELBO``, after one warning.
 
     Args:
         num_particles: draws behind each estimate.
@@ -87,13 +84,14 @@ class CompiledTrace_ELBO(Trace_ELBO):
         self._forget()
 
     def _forget(self) -> None:
-        self._cache: OrderedDict[tuple, _Step | _Plain] = OrderedDict()
+        self._cache: OrderedDict[tuple, Step | Plain] = OrderedDict()
+        self._numbers: Counter[tuple] = Counter()
         self._warned: set[str] = set()
         self.traces = 0
 
     def __getstate__(self) -> dict:
         """Without the graphs."""
-        kept = vars(self).keys() - {"_cache", "_warned", "traces"}
+        kept = vars(self).keys() - {"_cache", "_numbers", "_warned", "traces"}
         return {key: getattr(self, key) for key in kept}
 
     def __setstate__(self, state: dict) -> None:
@@ -102,7 +100,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
 
     def loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
         """The estimate of the negative ELBO, in nats."""
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             step, inputs = self._step(model, guide, args, kwargs)
             if step is None:
                 return super().loss(model, guide, *args, **kwargs)
@@ -130,40 +128,55 @@ class CompiledTrace_ELBO(Trace_ELBO):
         self._ready(step, inputs)
         return _Replay.apply(step, len(inputs), *inputs, *step.graph.parameters)
 
-    def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple["_Step | None", list[Tensor]]:
+    def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Step | None, list[Tensor]]:
         """The step for this signature, made where there is none, and its inputs; None means the plain ELBO."""
         inputs: list[Tensor] = []
         try:
             _check_context()
-            settings = torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled()
-            key = (_Same(model), _Same(guide), settings, signature((args, kwargs), inputs))
+            settings = torch.is_grad_enabled(), torch.get_default_dtype(), _autocast()
+            key = (Same(model), Same(guide), settings, signature((args, kwargs), inputs))
         except Untraceable as error:
             return self._refuse(error), inputs
         kept = self._cache.get(key)
         if kept is None or not kept.current:
-            kept = self._cache[key] = self._make(model, guide, args, kwargs, inputs, kept)
+            kept = self._cache[key] = self._make(key, args, kwargs, inputs, kept)
         self._cache.move_to_end(key)
         if len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
-        return (kept.announce() if isinstance(kept, _Step) else None), inputs
+        return (kept.announce() if isinstance(kept, Step) else None), inputs
 
     def _make(
-        self, model: Callable, guide: Callable, args: tuple, kwargs: dict, inputs: list[Tensor], old: "_Step | None"
-    ) -> "_Step | _Plain":
+        self, key: tuple, args: tuple, kwargs: dict, inputs: list[Tensor], old: Step | Plain | None
+    ) -> Step | Plain:
         """Traces a step in the place of an old one."""
-        retraces, change = (old.retraces + 1, old.watch.changed()) if old and old.watch.changed() else (0, None)
+        model, guide = key[0].thing, key[1].thing
+        change = old.watch.changed() if old else None
+        retraces, watch = old.retraces + 1 if change and old.uses < OFTEN else 0, None
+        roots = (model, guide, *functions_in((args, kwargs)))
         try:
             if retraces > RETRACES:
                 raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
+            self._count_numbers(key)
             particles = Particles(model, guide, args, kwargs, self.num_particles)
             self.traces += 1
+            watch = Watch(*roots)
             graph = capture(particles, inputs, grad=torch.is_grad_enabled())
-            return _Step(graph, particles.params, Watch(model, guide), retraces)
+            after = Watch(*roots, read=(*graph.parameters, *graph.closed), before=watch)
+            return Step(graph, particles.params, after, retraces)
         except Untraceable as error:
             self._refuse(error)
-            return _Plain()
+            # Nothing is tried again that changes whenever it is tried.
+            return Plain(watch or Watch(*roots), RETRACES + 1 if watch and watch.changed() else retraces)
 
-    def _ready(self, step: "_Step", inputs: list[Tensor]) -> Graph:
+    def _count_numbers(self, key: tuple) -> None:
+        family = without_numbers(key)
+        self._numbers[family] += family != key
+        if self._numbers[family] > NUMBERS:
+            raise Untraceable(
+                f"a number among the arguments has had more than {NUMBERS} values: pass it as a tensor, of any value"
+            )
+
+    def _ready(self, step: Step, inputs: list[Tensor]) -> Graph:
         """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
         if not step.ready:
             step.ready = True
@@ -191,75 +204,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
             warnings.warn(message, stacklevel=6)
 
 
-@dataclass(eq=False)
-class _Step:
-    """A graph with what decides whether it is still right.
-
-    Args:
-        graph: of the loss and its gradients.
-        params: Pyro's messages of the parameters.
-        watch: what model and guide reach.
-        retraces: how often a change of that has made a new trace.
-        ready: whether the graph has been compiled, if it is to be.
-    """
-
-    graph: Graph
-    params: list[dict]
-    watch: Watch
-    retraces: int
-    ready: bool = False
-
-    def __post_init__(self) -> None:
-        store = pyro.get_param_store()
-        # Within a module's own store, Pyro leaves a parameter that needs no transform as it is.
-        found = [(node["value"], vars(node["value"]).get("unconstrained")) for node in self.params]
-        self.leaves = [value if leaf is None else leaf() for value, leaf in found]
-        self._stored = {n["name"]: leaf for n, leaf in zip(self.params, self.leaves, strict=True) if n["name"] in store}
-
-    @property
-    def current(self) -> bool:
-        """Whether a replay gives what model and guide would give now."""
-        stored = pyro.get_param_store()._params
-        same = all(stored.get(name) is leaf for name, leaf in self._stored.items())
-        return same and self.graph.current and self.watch.changed() is None
-
-    def announce(self) -> "_Step":
-        """Shows the parameters to the handlers around, as model and guide would."""
-        for node, leaf in zip(self.params, self.leaves, strict=True) if _PYRO_STACK else ():
-            with torch.no_grad():
-                value = transform_to(node["kwargs"].get("constraint", constraints.real))(leaf)
-            value.unconstrained = weakref.ref(leaf)
-            apply_stack({**node, "value": value, "done": True, "stop": False, "continuation": None})
-        return self
-
-
-class _Plain:
-    """Stands where a signature cannot be traced."""
-
-    current = True
-
-
-class _Same:
-    """A function or module as part of a key: by equality where it can be hashed, else by identity."""
-
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
-
-    def __hash__(self) -> int:
-        return hash(getattr(self.thing, "__func__", None)) ^ id(getattr(self.thing, "__self__", self.thing))
-
-    def __eq__(self, other: object) -> bool:
-        mine, others = self.thing, other.thing
-        if isinstance(mine, MethodType) and isinstance(others, MethodType):
-            return mine.__self__ is others.__self__ and mine.__func__ is others.__func__
-        return mine is others
-
-
 class _Replay(torch.autograd.Function):
     """The loss of a step, with the gradients that its graph has already computed."""
 
     @staticmethod
-    def forward(ctx: Any, step: _Step, count: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, step: Step, count: int, *tensors: Tensor) -> Tensor:
         loss, gradients = step.graph(*tensors[:count])
         rest = iter(gradients[len(step.graph.parameters) :])
         by_input = [next(rest) if t.requires_grad else None for t in tensors[:count]]
@@ -283,6 +232,13 @@ def _accumulate(leaves: list[Tensor], gradients: list[Tensor | None]) -> None:
             new.append(gradient)
     if old:
         torch._foreach_add_(old, new)
+
+
+def _autocast() -> tuple:
+    """The types that autocast uses now."""
+    if not torch._C._is_any_autocast_enabled():
+        return ()
+    return tuple(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda"))
 
 
 def _check_context() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..numeric import seeded
+from .record import CHECKS
 from .tidy import RANDOM, changed, copies, is_expanded
 
 # The modes of torch.compile that ask for it. Inductor itself makes no CUDA graph of what changes its arguments in
@@ -42,6 +43,9 @@ def launched(run: Callable, module: fx.GraphModule, tensors: Sequence[Tensor], m
     if strangers or drawn:
         what = f"a tensor of shape {tuple(strangers[0].shape)}" if strangers else f"what {drawn[0].name} draws"
         _say(quiet, f"{what} is not on the same GPU: move it there")
+        return run
+    if checked := [n.name for n in module.graph.nodes if n.target in CHECKS]:
+        _say(quiet, f"{checked[0]} waits for the GPU, to raise if a factorisation fails")
         return run
     return CudaGraph(run, written, quiet)
 

@@ -11,9 +11,11 @@ from torch.utils import _pytree as pytree
 from ..numeric import seeded
 from .compiler import compiled
 from .cuda_graph import launched
-from .guard import LIFTS, Guard, Untraceable, reason
+from .guard import LIFTS, Guard, Readers, Untraceable, reason
 from .record import noted
+from .signature import strides
 from .tidy import quick, tracing
+from .watch import Watch
 
 # A replay that differs from the function by more than rounding was traced wrongly.
 TOLERANCE = 1e-3
@@ -68,7 +70,10 @@ class Graph:
         with torch.no_grad():
             if self._run is None:
                 self._run = launched(quick(self.module, tensors), self.module, tensors, self.mode)
-            return self._run(*tensors)
+            if not torch._C._is_any_autocast_enabled():
+                return self._run(*tensors)
+            with torch._C._DisableAutocast():  # what autocast does was traced
+                return self._run(*tensors)
 
     @property
     def current(self) -> bool:
@@ -76,7 +81,7 @@ class Graph:
         return self._facts == self._read()
 
     def _read(self) -> list[tuple]:
-        return [(t.shape, t.requires_grad, t.dtype, t.device) for t in (*self.parameters, *self.closed)]
+        return [(t.shape, t.requires_grad, t.dtype, t.device, strides(t)) for t in (*self.parameters, *self.closed)]
 
     def compile(self, inputs: Sequence[Tensor], mode: str | None = None) -> "Graph":
         """Compiles the graph with inductor, at once, and returns it.
@@ -122,8 +127,8 @@ def capture(
         A callable: ``graph(*inputs) -> (loss, gradients)``, or ``((loss, aux), gradients)``.
 
     Raises:
-        Untraceable: if the function branches on values, changes tensors in place that it did not make, or gives
-            another answer when replayed.
+        Untraceable: if the function branches on values, changes what it reads, such as a counter or tensors that it
+            did not make, draws other random numbers than torch's, or gives another answer when replayed.
 
     Example:
         >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -131,11 +136,15 @@ def capture(
         >>> graph(torch.tensor([3.0, 4.0]))
         (tensor(11.), [tensor([3., 4.])])
     """
-    tracer = _Tracer(function, parameters, has_aux, grad)
+    tracer, watch = _Tracer(function, parameters, has_aux, grad), Watch(function)
     with tracing():
         try:
             made = _lift(*noted(tracer, _fresh(inputs)), tracer.leaves)
             graph = Graph(*made, tracer.spec, tracer.used)
+            if what := watch.rewritten([*graph.parameters, *graph.closed]):
+                raise Untraceable(
+                    f"{what} changes whenever the function runs: pass it as a tensor argument, and draw with torch"
+                )
             if verify:
                 _verify(graph, tracer, inputs)
         except Untraceable:
@@ -155,7 +164,7 @@ class _Tracer:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         guard = Guard()
-        with guard, nullcontext() if self.grad else torch.no_grad():
+        with guard, Readers(guard), nullcontext() if self.grad else torch.no_grad():
             value = self.function(*inputs)
             loss = value[0] if self.has_aux else value
             self._check(loss)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.score_parts import ScoreParts
@@ -16,15 +17,16 @@ from torch.distributions import Distribution
 from ..distributions import FlowDistribution
 from .batching import Batched, traceable
 from .guard import Untraceable
-from .signature import replace_tensors
+from .signature import functions_in, replace_tensors
 from .watch import Watch
 
 
 class Particles:
     """The negative ELBO over particles that are batched by vmap, for the arguments of one signature.
 
-    Made by one plain run of guide and model under the user's validation, which initialises lazy parameters and
-    shows which sites there are; it leaves the random generator and the modules' buffers as they were.
+    Made by a plain run of guide and model under the user's validation, which initialises lazy parameters and shows
+    which sites there are. It leaves the modules' buffers as they were, and the random generator as well unless
+    parameters were drawn, so that the first step's noise is not what they were made of.
 
     Args:
         model: a Pyro model.
@@ -39,17 +41,29 @@ class Particles:
 
     def __init__(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int) -> None:
         self._pair, self._arguments, self._num_particles = (model, guide), (args, kwargs), num_particles
-        buffers = [b for module in Watch(model, guide).modules for b in module._buffers.values() if b is not None]
-        values = [b.clone() for b in buffers]
-        shared = _Shared()
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.no_grad(), torch.random.fork_rng(cuda), poutine.block(), shared:
+        roots = (model, guide, *functions_in((args, kwargs)))
+        known, start = _parameters(*roots), _generators()
+        traces = self._run_plainly(roots)
+        if _parameters(*roots) == known:
+            _rewind(start)
+        else:
+            end = _generators()
+            _rewind(start)
+            traces = self._run_plainly(roots)
+            drawn = not all(map(torch.equal, end, _generators()))
+            _rewind(end if drawn else start)
+        _check(*traces)
+
+    def _run_plainly(self, roots: tuple) -> tuple[poutine.Trace, poutine.Trace]:
+        buffers = [b for module in Watch(*roots).modules for b in module._buffers.values() if b is not None]
+        values, shared = [b.clone() for b in buffers], _Shared()
+        with torch.no_grad(), poutine.block(), shared:
             with poutine.trace(param_only=True) as found:
-                traces = get_importance_trace("flat", math.inf, model, guide, args, kwargs)
+                traces = get_importance_trace("flat", math.inf, *self._pair, *self._arguments)
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)
         self.params, self._plates = list(found.trace.nodes.values()), shared.plates
-        _check(*traces)
+        return traces
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss, a scalar, with the arguments' tensors replaced by ``inputs``."""
@@ -102,6 +116,23 @@ class _Shared(Messenger):
             parts = ScoreParts(log_prob, 0, log_prob).scale_and_mask(msg["scale"], msg["mask"])
             msg["score_parts"], msg["log_prob"], msg["done"] = parts, parts.log_prob, True
             msg["log_prob_sum"] = parts.log_prob.sum()
+
+
+def _parameters(*roots: object) -> set[tuple[int, type]]:
+    """The parameters in Pyro's store and in the modules that functions reach; a lazy one changes its type."""
+    held = [p for module in Watch(*roots).modules for p in module._parameters.values()]
+    return {(id(p), type(p)) for p in (*held, *pyro.get_param_store()._params.values())}
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's generators: the CPU's, and those of the GPUs in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def _rewind(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
 
 
 def _entropy(node: dict) -> Tensor:

@@ -28,6 +28,15 @@ IDLE = (
     torch.ops.aten.alias.default,
 )
 
+# They return nothing and raise.
+CHECKS = (
+    torch.ops.aten._linalg_check_errors.default,
+    torch.ops.aten._assert_async.default,
+    torch.ops.aten._assert_async.msg,
+)
+for check in CHECKS:
+    fx.node.has_side_effect(check)
+
 
 def record(
     function: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], table: Mapping[Any, Callable] | None = None
@@ -99,7 +108,7 @@ class _Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func in IDLE and kind(out) == noted[0][0].meta["kind"]:
             self.nodes[out] = noted[0][0]
-        elif isinstance(out, Tensor) or func._schema.is_mutable or any(isinstance(o, Tensor) for o in _items(out)):
+        elif func._schema.is_mutable or func in CHECKS or any(isinstance(o, Tensor) for o in (out, *_items(out))):
             self._note(self._call(func, *noted), func, out)
         return out
 
@@ -107,7 +116,7 @@ class _Recorder(TorchDispatchMode):
         """The call, but new memory filled with normal numbers, as distributions draw, as one that makes them."""
         if torch.Tag.inplace_view in func.tags:  # a new view in the place of the tensor says the same
             packet = getattr(torch.ops.aten, func._schema.name.removeprefix("aten::").removesuffix("_"))
-            func = getattr(packet, func._overloadname)
+            func = getattr(packet, func._overloadname, None) or packet.int  # of transpose
         memory = args[0] if func is NORMAL and len(args) == 1 and not kwargs else None
         if memory is not None and memory.target is EMPTY and "memory_format" not in memory.kwargs:
             func, args, kwargs = RANDN, memory.args, memory.kwargs

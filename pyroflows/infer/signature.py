@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .guard import Untraceable
 
@@ -33,7 +34,7 @@ def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
     """
     if isinstance(tree, Tensor):
         tensors.append(tree)
-        return tree.shape, tree.dtype, tree.device, tree.requires_grad, tree.layout
+        return tree.shape, tree.dtype, tree.device, tree.requires_grad, tree.layout, strides(tree)
     if isinstance(tree, VALUES):
         # 1, 1.0 and True are equal, -0.0 and 0.0 as well, but not the same; a slice is hashable only lately.
         return type(tree), repr(tree) if isinstance(tree, float | complex | slice) else tree
@@ -47,6 +48,23 @@ def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
         f"an argument of type {type(tree).__name__} may change unnoticed: pass tensors, numbers, strings, functions "
         f"and modules, in tuples, lists and dicts"
     )
+
+
+def without_numbers(described: Hashable) -> Hashable:
+    """Equal for signatures of calls that differ by floating-point numbers alone."""
+    if not isinstance(described, tuple):
+        return described
+    return (float,) if described and described[0] is float else tuple(without_numbers(part) for part in described)
+
+
+def functions_in(tree: Any) -> list[Any]:
+    """The functions and modules among arguments."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, IDENTITIES)]
+
+
+def strides(tensor: Tensor) -> tuple[int, ...] | None:
+    """The strides of a tensor, which decide whether its shape can be changed without a copy; None if it has none."""
+    return tensor.stride() if tensor.layout == torch.strided else None
 
 
 def replace_tensors(tree: Any, tensors: Iterator[Tensor]) -> Any:

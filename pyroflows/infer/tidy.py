@@ -22,10 +22,24 @@ RANDOM = torch.Tag.nondeterministic_seeded
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Without validation, which branches on values, and without a trace in the random generators."""
+    """Without validation, which branches on values, and without a trace in the random generators.
+
+    Without oneDNN as well, whose LSTM is one operation that cannot be traced, though a replay may use it; and without
+    autocast's cache, whose tensors would be taken for ones from outside.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with pyro.validation_enabled(False), torch.random.fork_rng(devices), torch.enable_grad():
-        yield
+    before = torch._C._get_mkldnn_enabled(), torch.is_autocast_cache_enabled()
+    _set_helpers(False, False)
+    try:
+        with pyro.validation_enabled(False), torch.random.fork_rng(devices), torch.enable_grad():
+            yield
+    finally:
+        _set_helpers(*before)
+
+
+def _set_helpers(mkldnn: bool, autocast_cache: bool) -> None:
+    torch._C._set_mkldnn_enabled(mkldnn)  # as torch.backends.mkldnn.flags, which warns of GPUs
+    torch.set_autocast_cache_enabled(autocast_cache)
 
 
 def trace(function: Callable, tensors: Sequence[Tensor]) -> fx.GraphModule:

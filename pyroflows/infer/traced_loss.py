@@ -64,6 +64,7 @@ class TracedLoss:
             graph = self._graphs.pop(key)
         if key not in self._graphs and len(self._graphs) < SHAPES and self._changes < CHANGES:
             self._graphs[key] = self._trace(given, inputs)
+            self._watch = Watch(self.function, before=self._watch)
         return self._graphs.get(key)
 
     def _trace(self, given: tuple, inputs: list[Tensor]) -> Graph | None:

@@ -1,28 +1,52 @@
-"""What a function reads besides its arguments and its tensors' values: modules' modes, attributes, closures."""
+"""What a function reads besides its arguments and its tensors' values: modes, attributes, closures, globals."""
 
-import sys
-from collections.abc import Iterator
+import pickle
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from itertools import chain
+from operator import getitem, is_
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-PLAIN = (int, float, bool, str, type(None))
-# The standard library's functions and those of these packages read nothing that changes.
-FIXED = ("torch", "pyro", "numpy", *sys.stdlib_module_names)
+from .places import OURS, PARTS, PLAIN, Place, is_known, is_users, names_in
+
+# Of what every module has these count, and whether it trains.
+HOLDERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+INTERNAL = {*vars(nn.Module()), "_pyro_name", "_pyro_context", "_pyro_params", "_pyro_samples"} - {"training"}
+# Code with these may read any attribute.
+DYNAMIC = {"getattr", "vars", "__dict__", "asdict", "astuple"}
+# Users keep settings in these of the standard library's.
+SETTINGS = ("argparse", "collections", "types")
+# Of longer lists and dicts the first parts are watched, and the length; larger arrays are only known apart.
+LONG, BYTES = 1000, 100_000
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 
 class Watch:
-    """Notes the numbers, flags, strings and tensors (by identity) that functions reach, to tell when one changes.
+    """Notes what functions reach, to tell when something of it becomes something else.
 
-    Reached are a function's closure and the globals that it names, a method's object, modules with their
-    submodules, Pyro's handlers around a function, and what lies in lists, tuples and dicts on the way.
+    Reached are a function's closure, defaults and attributes; the globals, attributes and methods that it names; a
+    method's object; modules with their submodules and hooks; Pyro's handlers around a function; and what lies in
+    lists, tuples, dicts and small arrays on the way. The code of installed packages is not looked at. Numbers and
+    strings are compared by value, all else by identity.
 
     Args:
         roots: functions, methods, modules or handlers.
+        read: the tensors whose values matter; of others only shape, dtype and device count. None: all.
+        before: notes from before the functions ran: what has grown since is what they fill, such as a list of
+            results, and is left out.
+
+    Attributes:
+        modules: the modules that were reached.
 
     Example:
         >>> module = nn.Dropout(0.5)
@@ -34,91 +58,174 @@ class Watch:
         'training of Dropout'
     """
 
-    def __init__(self, *roots: object) -> None:
-        self._entries: list[tuple[dict, str, Any, str]] = []
-        self._cells: list[tuple[Any, Any, str]] = []
+    def __init__(self, *roots: object, read: Iterable[Tensor] | None = None, before: "Watch | None" = None) -> None:
+        self._filled = before._grown() if before else {}
+        self._read = None if read is None else {id(tensor) for tensor in read}
+        self._places: list[Place] = []
+        self._drawn = [
+            _state_of("Python's random numbers", random.getstate),
+            _state_of("NumPy's random numbers", np.random.get_state),
+        ]
         self._seen: dict[int, object] = {}
+        self._names: set[str] = set()
         self.modules: list[nn.Module] = []
-        for root in roots:
-            self._visit(root)
+        self._visit_all(roots)
+        size = None
+        while size != (size := (len(self._names), len(self._seen))):  # names reach code, which has more names
+            for place in list(self._places):
+                place.keep()
+                self._visit_all(place.values)
+        self._keep()
 
     def changed(self) -> str | None:
         """What has changed, or None."""
-        for holder, key, value, owner in self._entries:
-            now = holder.get(key, self)
-            if now is not value and (not isinstance(value, PLAIN) or type(now) is not type(value) or now != value):
-                return f"{key} of {owner}"
-        for cell, value, name in self._cells:
-            now = _contents(cell)
-            if now is not value and (not isinstance(value, PLAIN) or type(now) is not type(value) or now != value):
-                return name
-        return None
+        if self._same():
+            return None
+        what = next((what for place in self._places if (what := place.changed(self._read))), None)
+        self._keep()
+        return what
 
-    def _visit(self, thing: object) -> None:
-        if id(thing) in self._seen:
-            return
-        self._seen[id(thing)] = thing
+    def rewritten(self, read: Iterable[Tensor] = ()) -> str | None:
+        """What is another one now: a number, a string, one of these tensors, a state of random numbers; or None."""
+        ids = {id(tensor) for tensor in read}
+        return next((what for place in (*self._places, *self._drawn) if (what := place.rewritten(ids))), None)
+
+    def _grown(self) -> dict[int, object]:
+        """Lists and dicts that have changed their length, and those that had before."""
+        grown = [p.place for p in self._places if isinstance(p.place, list | dict | deque) and len(p.place) != p.count]
+        return self._filled | {id(place): place for place in grown}
+
+    def _keep(self) -> None:
+        # Flat, so that comparing them takes Python a single line.
+        growing, full = [p for p in self._places if not p.fixed], [p for p in self._places if p.keys]
+        self._holders, self._counts = [p.place for p in growing], [p.count for p in growing]
+        self._gets, self._keys = [p.get for p in full], [p.keys for p in full]
+        self._values = [value for p in full for value in p.values]
+
+    def _same(self) -> bool:
+        now = chain.from_iterable(map(map, self._gets, self._keys))
+        return list(map(len, self._holders)) == self._counts and all(map(is_, now, self._values))
+
+    def _note(
+        self,
+        place: Collection,
+        owner: str,
+        names: Callable[[Any], Iterable] = tuple,
+        get: Callable | None = None,
+        fixed: bool = False,
+    ) -> None:
+        fixed = fixed or isinstance(place, tuple)
+        self._places.append(Place(place, owner, names, get or place.get, fixed))
+
+    def _visit_all(self, things: Iterable[object]) -> None:
+        for thing in things:
+            if not isinstance(thing, (*PLAIN, Tensor)) and id(thing) not in self._seen:
+                self._seen[id(thing)] = thing
+                self._visit(thing)
+
+    def _visit(self, thing: Any) -> None:
         if isinstance(thing, nn.Module):
             self._visit_module(thing)
-        elif isinstance(thing, MethodType):
-            self._visit(thing.__self__)
-            self._visit(thing.__func__)
         elif isinstance(thing, FunctionType):
             self._visit_function(thing)
+        elif isinstance(thing, MethodType):
+            self._visit_all([thing.__self__, thing.__func__])
         elif isinstance(thing, partial):
-            for part in (thing.func, *thing.args, *thing.keywords.values()):
-                self._visit(part)
-        elif isinstance(thing, list | tuple):
-            for part in thing:
-                self._visit(part)
-        elif _has_state(thing):
-            self._note(vars(thing), list(vars(thing)), type(thing).__name__)
-
-    def _visit_module(self, module: nn.Module) -> None:
-        self.modules.append(module)
-        name = type(module).__name__
-        for holder in (module._parameters, module._buffers, module._modules):
-            self._note(holder, list(holder), name)
-        # Names with an underscore are the module's own business: caches, contexts.
-        self._note(vars(module), [key for key in vars(module) if not key.startswith("_")], name)
-        self._visit_function(type(module).forward)
+            self._visit_all([thing.func, *thing.args, *thing.keywords.values()])
+        elif isinstance(thing, property):
+            self._visit_all([thing.fget])
+        elif isinstance(thing, staticmethod | classmethod):
+            self._visit_all([thing.__func__])
+        elif isinstance(thing, type):
+            self._visit_class(thing)
+        elif isinstance(thing, ModuleType):
+            if is_users(thing.__name__):
+                self._note(vars(thing), thing.__name__, self._named)
+        elif isinstance(thing, GENERATORS):
+            self._drawn.append(_state_of(f"a {type(thing).__name__}", lambda: thing))
+        else:
+            self._visit_parts(thing)
+            self._visit_object(thing)
 
     def _visit_function(self, function: FunctionType) -> None:
-        if not isinstance(function, FunctionType):
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        if cells:
+            self._note(cells, function.__name__, get=lambda name: _contents(cells[name]))
+        if is_users(function.__module__):
+            self._names.update(names_in(function.__code__))
+            self._note(vars(function), function.__name__)
+            self._note(("__defaults__", "__kwdefaults__"), function.__name__, get=partial(getattr, function))
+            self._note(function.__globals__, "the globals", self._named)
+
+    def _visit_module(self, module: nn.Module) -> None:
+        kind, attributes = type(module), vars(module)
+        self.modules.append(module)
+        for holder in HOLDERS:
+            self._note(attributes.get(holder, {}), kind.__name__)
+        if any(not is_users(base.__module__) for base in kind.__mro__ if base not in (nn.Module, PyroModule, object)):
+            # Names with an underscore are such a module's own business: caches, contexts.
+            public = [key for key in attributes if not key.startswith("_")]
+            self._visit_all([attributes[key] for key in public])
+            parts = [key for key in public if isinstance(attributes[key], PARTS)]
+            self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
+        # Guides make containers of theirs anew at each call.
+        if is_users(kind.__module__) and not isinstance(module, AutoGuide):
+            self._note(attributes, kind.__name__, lambda found: self._attributes(found) - INTERNAL)
+        self._visit_class(kind)
+        self._visit_all([kind.forward])
+
+    def _visit_class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            if is_users(base.__module__) and base not in self._seen:
+                self._seen[base] = base
+                self._note(vars(base), base.__name__, self._members)
+
+    def _visit_parts(self, thing: Any) -> None:
+        """What lies in a container."""
+        if id(thing) in self._filled:
             return
-        inside = (function.__module__ or "").split(".")[0] in FIXED
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            value = _contents(cell)
-            if isinstance(value, (*PLAIN, Tensor)):
-                self._cells.append((cell, value, name))
-            self._visit(value)
-        if not inside:
-            used = [name for name in set(_names(function.__code__)) if name in function.__globals__]
-            self._note(function.__globals__, used, "the globals")
+        owner = f"a {type(thing).__name__}"
+        if isinstance(thing, Mapping):
+            self._note(thing, owner, lambda found: [key for key, _ in zip(found, range(LONG), strict=False)])
+        elif isinstance(thing, list | tuple | deque):
+            self._note(thing, owner, lambda found: range(min(len(found), LONG)), partial(getitem, thing))
+        elif isinstance(thing, np.ndarray) and thing.nbytes <= BYTES:
+            self._note(("values",), owner, get=lambda name: thing.tobytes())
 
-    def _note(self, holder: dict, keys: list[str], owner: str) -> None:
-        for key in keys:
-            value = holder[key]
-            if isinstance(value, (*PLAIN, Tensor, nn.Module)):
-                self._entries.append((holder, key, value, owner))
-            if not isinstance(value, (*PLAIN, Tensor)):
-                self._visit(value)
+    def _visit_object(self, thing: Any) -> None:
+        kind, attributes = type(thing), getattr(thing, "__dict__", {})
+        if isinstance(thing, Messenger | Distribution):
+            parts = [key for key in attributes if isinstance(attributes[key], PARTS)]
+            self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
+            self._visit_all(list(attributes.values()))
+        elif kind.__module__.partition(".")[0] == OURS:  # holds functions of users
+            self._visit_all(list(attributes.values()))
+        elif not is_known(kind.__module__) or kind.__module__ in SETTINGS:
+            self._note(attributes, kind.__name__, self._attributes if is_users(kind.__module__) else tuple)
+            slots = [name for base in kind.__mro__ for name in _listed(vars(base).get("__slots__", ()))]
+            if slots:
+                self._note(slots, kind.__name__, self._attributes, lambda name: getattr(thing, name, None))
+        self._visit_class(kind)
+
+    def _named(self, place: Collection[str]) -> set[str]:
+        return {name for name in self._names if name in place}
+
+    def _attributes(self, place: Collection[str]) -> set[str]:
+        every = not DYNAMIC.isdisjoint(self._names)
+        return {name for name in place if every or name in self._names or name == "training"}
+
+    def _members(self, place: Mapping[str, Any]) -> set[str]:
+        """Of a class: what is named, and what Python calls by itself."""
+        called = {key for key, value in place.items() if key.startswith("__") and isinstance(value, FunctionType)}
+        return {key for key in self._attributes(place) if not key.startswith("__")} | called - {"__init__", "__new__"}
 
 
-def _has_state(thing: object) -> bool:
-    """Whether to look into an object: users' own, Pyro's handlers and distributions."""
-    if isinstance(thing, Messenger | Distribution):
-        return True
-    known = type(thing).__module__.split(".")[0] in (*FIXED, "builtins")
-    return not known and hasattr(thing, "__dict__") and not isinstance(thing, type)
+def _state_of(generator: str, state: Callable[[], object]) -> Place:
+    return Place(("state",), generator, tuple, lambda name: pickle.dumps(state()), fixed=True)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """Names that a function's code uses, also in functions within."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+def _listed(slots: str | Iterable[str]) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else slots
 
 
 def _contents(cell: Any) -> object:

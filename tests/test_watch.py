@@ -1,0 +1,264 @@
+"""Watch: what a model reads besides tensors, however it is held, is noticed when it changes, and nothing else is."""
+
+import argparse
+import dataclasses
+import enum
+import functools
+import random
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyroflows.infer.watch import Watch
+
+RATE, LIMITS, PRIOR = 0.5, {"low": 1.0, "deep": [1.0, 2.0]}, dist.Normal(0.0, 1.0)
+OTHER = types.ModuleType("other")
+OTHER.rate = 1.0
+FUNCTIONS = {"act": torch.tanh}
+
+
+class Mode(enum.Enum):
+    ON = 1
+    OFF = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    rate: float = 1.0
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    rate: float = 1.0
+
+
+class Base(nn.Module):
+    rate = 1.0
+
+    def __init__(self, **held: Any) -> None:
+        super().__init__()
+        self.unread = 0
+        vars(self).update(held)
+
+
+class Reader(Base):
+    """Reads ``held`` in a method that ``forward`` calls, and a global."""
+
+    def forward(self) -> Any:
+        return self.helper(), self.rate
+
+    def helper(self) -> Any:
+        return self.held, self._held, RATE
+
+    def other(self) -> Any:
+        return self.unread
+
+
+class Private(Base):
+    def forward(self) -> Any:
+        return self._rate
+
+
+class Plain:
+    settings: ClassVar[dict] = {"rate": 1.0}
+    factor = 2.0
+
+    def __init__(self) -> None:
+        self.rate = 1.0
+
+    @property
+    def doubled(self) -> float:
+        return self.rate * 2
+
+    def model(self) -> Any:
+        return self.doubled * self.factor * self.settings["rate"]
+
+    def __call__(self) -> Any:
+        return RATE
+
+
+def reads_globals() -> Any:
+    return LIMITS["low"], LIMITS["deep"], PRIOR, OTHER.rate, FUNCTIONS["act"]
+
+
+def with_default(rate: float = 1.0) -> Any:
+    return rate * with_default.factor
+
+
+with_default.factor = 1.0
+
+
+def held_by(held: Any, change: Callable[[Any], Any]) -> tuple:
+    """A module that holds something, and what changes that."""
+    return Reader(held=held, _held=0), lambda reader: change(reader.held)
+
+
+def setter(name: str, value: Any) -> Callable[[Any], None]:
+    return lambda holder: setattr(holder, name, value)
+
+
+def replacer(key: Any, value: Any) -> Callable[[Any], None]:
+    return lambda holder: holder.__setitem__(key, value)
+
+
+CHANGES = {
+    "dict": held_by({"rate": 1.0}, replacer("rate", 2.0)),
+    "new key": held_by({"rate": 1.0}, replacer("more", 2.0)),
+    "removed key": held_by({"rate": 1.0}, lambda held: held.pop("rate")),
+    "nested": held_by({"a": [(1.0, {"b": [1.0]})]}, lambda held: held["a"][0][1]["b"].append(2.0)),
+    "tensor in a dict": held_by({"y": torch.zeros(2)}, replacer("y", torch.zeros(2))),
+    "list": held_by([1.0], replacer(0, 2.0)),
+    "appended": held_by([torch.zeros(2)], lambda held: held.append(torch.ones(2))),
+    "popped": held_by([1.0, 2.0], lambda held: held.pop()),
+    "deque": held_by(deque([1.0]), lambda held: held.append(2.0)),
+    "array": held_by(np.zeros(3), replacer(0, 1.0)),
+    "SimpleNamespace": held_by(types.SimpleNamespace(rate=1.0), setter("held", 2.0)),
+    "Namespace": held_by(argparse.Namespace(rate=1.0), setter("rate", 2.0)),
+    "slots": held_by(Slots(), setter("rate", 2.0)),
+    "Dropout": held_by(nn.Dropout(0.1), setter("p", 0.2)),
+    "eval": held_by(nn.Sequential(nn.Dropout(0.1)), lambda held: held.eval()),
+    "ModuleList": held_by(nn.ModuleList(), lambda held: held.append(nn.ReLU())),
+    "hook": held_by(nn.ReLU(), lambda held: held.register_forward_hook(lambda *args: None)),
+    "partial": held_by(functools.partial(Reader, held={"a": [1]}), lambda held: held.keywords["held"]["a"].append(1)),
+    "frozen dataclass": (Reader(held=Frozen(), _held=0), setter("held", Frozen(2.0))),
+    "enum": (Reader(held=Mode.ON, _held=0), setter("held", Mode.OFF)),
+    "function": (Reader(held=torch.exp, _held=0), setter("held", torch.tanh)),
+    "distribution": (Reader(held=PRIOR, _held=0), setter("held", dist.Normal(0.0, 5.0))),
+    "NumPy number": (Reader(held=np.float32(1.0), _held=0), setter("held", np.float32(2.0))),
+    "array replaced": (Reader(held=np.zeros(10**6), _held=0), setter("held", np.zeros(10**6))),
+    "underscore": (Reader(held=0, _held=1.0), setter("_held", 2.0)),
+    "only underscore": (Private(_rate=1.0), setter("_rate", 2.0)),
+    "default of the class shadowed": (Reader(held=0, _held=0), setter("rate", 2.0)),
+    "attribute behind a property": (Plain().model, lambda method: setattr(method.__self__, "rate", 2.0)),
+    "default argument": (with_default, setter("__defaults__", (2.0,))),
+    "attribute of a function": (with_default, setter("factor", 2.0)),
+    "handler": (poutine.scale(reads_globals, 0.5), lambda scaled: setattr(scaled.args[0], "scale", 0.1)),
+}
+
+
+@pytest.mark.parametrize(("root", "change"), CHANGES.values(), ids=CHANGES)
+def test_changes_are_noticed(root: Any, change: Callable[[Any], Any]) -> None:
+    watch = Watch(root)
+    assert watch.changed() is None
+    change(root)
+    assert watch.changed() is not None
+
+
+HERE = sys.modules[__name__]
+PLACES = {
+    "RATE": (Reader(held=0, _held=0), HERE, "RATE", 2.0),
+    "RATE in __call__": (Plain(), HERE, "RATE", 2.0),
+    "PRIOR": (reads_globals, HERE, "PRIOR", dist.Normal(0.0, 2.0)),
+    "module": (reads_globals, OTHER, "rate", 2.0),
+    "class": (Plain().model, Plain, "factor", 3.0),
+    "base class": (Reader(held=0, _held=0), Base, "rate", 3.0),
+    "method": (Reader(held=0, _held=0), Reader, "helper", lambda self: 0),
+}
+
+
+@pytest.mark.parametrize(("root", "holder", "name", "value"), PLACES.values(), ids=PLACES)
+def test_shared_names(root: Any, holder: Any, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(root)
+    assert watch.changed() is None
+    monkeypatch.setattr(holder, name, value)
+    assert watch.changed().startswith(f"{name} of")
+
+
+@pytest.mark.parametrize("change", [replacer("low", 2.0), lambda held: held["deep"].append(3.0)])
+def test_global_containers(change: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HERE, "LIMITS", {"low": 1.0, "deep": [1.0, 2.0]})
+    watch = Watch(reads_globals)
+    change(LIMITS)
+    assert watch.changed() is not None
+
+
+def test_closures() -> None:
+    rate, parts = 1.0, []
+
+    def function() -> Any:
+        return rate, parts
+
+    watch = Watch(function)
+    rate = 1.0 * 1
+    assert watch.changed() is None
+    rate = 2.0
+    assert watch.changed() == "rate of function"
+    watch = Watch(function)
+    parts.append(1)
+    assert watch.changed() is not None
+
+
+@pytest.mark.parametrize("name", ["unread", "unheard"])
+def test_what_is_not_read_does_not_count(name: str) -> None:
+    reader = Reader(held=[], _held=0)
+    watch = Watch(reader)
+    setattr(reader, name, 5)
+    HERE.__dict__["unheard"] = 1
+    assert watch.changed() is None
+
+
+def test_equal_values_and_unread_tensors_do_not_count() -> None:
+    y, other = torch.zeros(3), torch.ones(3)
+    reader = Reader(held=y, _held=1.0, rate=3.0)
+    watch, strict = Watch(reader, read=[other]), Watch(reader)
+    reader.held, reader._held = y.clone(), 1.0 * 1
+    assert watch.changed() is None
+    assert strict.changed() == "held of Reader"
+    reader.held = torch.zeros(4)
+    assert watch.changed() == "held of Reader"
+
+
+def test_what_a_run_changes() -> None:
+    y, results = torch.zeros(3), []
+
+    def run() -> None:
+        results.append(1.0)
+
+    reader = Reader(held=y, _held=1, run=run)
+    watch = Watch(reader, reader.run)
+    run()
+    assert watch.rewritten([y]) is None
+    assert watch.changed() is not None
+    after = Watch(reader, reader.run, before=watch)
+    run()
+    assert after.changed() is None
+    reader._held = 2
+    assert watch.rewritten([y]) == "_held of Reader"
+    reader._held, reader.held = 1, torch.zeros(3)
+    assert watch.rewritten([]) is None
+    assert watch.rewritten([y]) == "held of Reader"
+
+
+GENERATORS = {
+    "random": (reads_globals, random.random, "Python's random numbers"),
+    "numpy": (reads_globals, np.random.rand, "NumPy's random numbers"),
+    "Generator": (Reader(held=np.random.default_rng(0), _held=0), None, "a Generator"),
+    "Random": (Reader(held=random.Random(0), _held=0), None, "a Random"),
+}
+
+
+@pytest.fixture
+def kept_states() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+
+
+@pytest.mark.usefixtures("kept_states")
+@pytest.mark.parametrize(("root", "draw", "name"), GENERATORS.values(), ids=GENERATORS)
+def test_random_numbers_of_others(root: Any, draw: Callable | None, name: str) -> None:
+    watch = Watch(root)
+    assert watch.rewritten() is None
+    (draw or root.held.random)()
+    assert watch.changed() is None
+    assert watch.rewritten() == f"state of {name}"
