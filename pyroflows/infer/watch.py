@@ -165,7 +165,8 @@ class Watch:
         if any(not is_users(base.__module__) for base in kind.__mro__ if base not in (nn.Module, PyroModule, object)):
             # Names with an underscore are such a module's own business: caches, contexts.
             public = [key for key in attributes if not key.startswith("_")]
-            self._visit_all([attributes[key] for key in public])
+            containers = list | tuple | dict if _is_ours(kind) else ()
+            self._visit_all([attributes[key] for key in public if not isinstance(attributes[key], containers)])
             parts = [key for key in public if isinstance(attributes[key], PARTS)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
         # Guides make containers of theirs anew at each call.
@@ -198,7 +199,7 @@ class Watch:
             parts = [key for key in attributes if isinstance(attributes[key], PARTS)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
             self._visit_all(list(attributes.values()))
-        elif kind.__module__.partition(".")[0] == OURS:  # holds functions of users
+        elif _is_ours(kind):  # holds functions of users
             self._visit_all(list(attributes.values()))
         elif not is_known(kind.__module__) or kind.__module__ in SETTINGS:
             self._note(attributes, kind.__name__, self._attributes if is_users(kind.__module__) else tuple)
@@ -218,6 +219,10 @@ class Watch:
         """Of a class: what is named, and what Python calls by itself."""
         called = {key for key, value in place.items() if key.startswith("__") and isinstance(value, FunctionType)}
         return {key for key in self._attributes(place) if not key.startswith("__")} | called - {"__init__", "__new__"}
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == OURS
 
 
 def _state_of(generator: str, state: Callable[[], object]) -> Place:
