@@ -52,6 +52,10 @@ def by_batch(y: Tensor) -> None:
     normal(y[np.random.choice(len(y), 2)])  # noqa: NPY002
 
 
+def by_store(y: Tensor, scale: float) -> None:
+    pyro.sample("z", dist.Delta(pyro.param("at", torch.tensor(0.5))))
+
+
 WHY = {
     annealed: "step of a dict changes whenever the function runs",
     by_numpy: r"a value is read by Python \(numpy\) at .*test_elbo_changes.py",
@@ -236,6 +240,14 @@ def test_a_number_that_changes_at_every_step_falls_back() -> None:
     for step in range(12):
         assert_equal_to_plain(normal, guide, y, torch.tensor(1.0 + step / 8), elbo=elbo)
     assert elbo.traces == 9
+
+
+def test_other_parameters_are_no_other_number() -> None:
+    elbo, y = replayed(), torch.ones(3)
+    for _ in range(12):
+        pyro.clear_param_store()
+        elbo.loss(normal, by_store, y, 0.5)
+    assert elbo.traces == 12
 
 
 def test_modes_may_change_once_in_a_while() -> None:

@@ -16,7 +16,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
+from torch.distributions import constraints
 
 from pyroflows.infer.watch import Watch
 
@@ -102,6 +104,18 @@ def held_by(held: Any, change: Callable[[Any], Any]) -> tuple:
     return Reader(held=held, _held=0), lambda reader: change(reader.held)
 
 
+def sampled() -> PyroModule:
+    layer = PyroModule[nn.Linear](1, 1)
+    layer.bias = PyroSample(PRIOR)
+    return layer
+
+
+def constrained() -> PyroModule:
+    layer = PyroModule()
+    layer.scale = PyroParam(torch.tensor(1.0), constraints.positive)
+    return layer
+
+
 def setter(name: str, value: Any) -> Callable[[Any], None]:
     return lambda holder: setattr(holder, name, value)
 
@@ -120,6 +134,7 @@ CHANGES = {
     "appended": held_by([torch.zeros(2)], lambda held: held.append(torch.ones(2))),
     "popped": held_by([1.0, 2.0], lambda held: held.pop()),
     "deque": held_by(deque([1.0]), lambda held: held.append(2.0)),
+    "set": held_by({"a"}, lambda held: (held.remove("a"), held.add("b"))),
     "array": held_by(np.zeros(3), replacer(0, 1.0)),
     "SimpleNamespace": held_by(types.SimpleNamespace(rate=1.0), setter("held", 2.0)),
     "Namespace": held_by(argparse.Namespace(rate=1.0), setter("rate", 2.0)),
@@ -127,6 +142,9 @@ CHANGES = {
     "Dropout": held_by(nn.Dropout(0.1), setter("p", 0.2)),
     "eval": held_by(nn.Sequential(nn.Dropout(0.1)), lambda held: held.eval()),
     "ModuleList": held_by(nn.ModuleList(), lambda held: held.append(nn.ReLU())),
+    "PyroSample": held_by(PyroModule[nn.Linear](1, 1), setter("bias", PyroSample(PRIOR))),
+    "prior of a PyroSample": held_by(sampled(), setter("bias", PyroSample(dist.Normal(0.0, 2.0)))),
+    "constraint": held_by(constrained(), setter("scale", PyroParam(torch.tensor(1.0), constraints.unit_interval))),
     "hook": held_by(nn.ReLU(), lambda held: held.register_forward_hook(lambda *args: None)),
     "partial": held_by(functools.partial(Reader, held={"a": [1]}), lambda held: held.keywords["held"]["a"].append(1)),
     "frozen dataclass": (Reader(held=Frozen(), _held=0), setter("held", Frozen(2.0))),

@@ -156,7 +156,8 @@ class CompiledTrace_ELBO(Trace_ELBO):
         try:
             if retraces > RETRACES:
                 raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
-            self._count_numbers(key)
+            if old is None:
+                self._count_numbers(key)
             particles = Particles(model, guide, args, kwargs, self.num_particles)
             self.traces += 1
             watch = Watch(*roots)
@@ -170,7 +171,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
 
     def _count_numbers(self, key: tuple) -> None:
         family = without_numbers(key)
-        self._numbers[family] += family != key
+        if family == key:
+            return
+        if len(self._numbers) > 10 * self.cache_size:
+            self._numbers.clear()  # which holds on to models and guides
+        self._numbers[family] += 1
         if self._numbers[family] > NUMBERS:
             raise Untraceable(
                 f"a number among the arguments has had more than {NUMBERS} values: pass it as a tensor, of any value"

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -66,7 +66,7 @@ class Guard(TorchDispatchMode):
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor is made of numbers in the code alone."""
-        return not is_batchedtensor(tensor) and _storage(tensor) in self._constants
+        return not is_functorch_wrapped_tensor(tensor) and _storage(tensor) in self._constants
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

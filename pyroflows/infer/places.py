@@ -83,7 +83,7 @@ def is_known(module: str | None) -> bool:
 def is_users(module: str | None) -> bool:
     """Whether it is a module that a user may be working on: none of those, and none that was installed."""
     file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
-    return not is_known(module) and "site-packages" not in file
+    return not is_known(module) and "site-packages" not in file and "dist-packages" not in file
 
 
 def names_in(code: CodeType) -> Iterator[str]:

@@ -5,9 +5,9 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from operator import getitem, is_
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from torch.distributions import Distribution
 from .places import OURS, PARTS, PLAIN, Place, is_known, is_users, names_in
 
 # Of what every module has these count, and whether it trains.
-HOLDERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-INTERNAL = {*vars(nn.Module()), "_pyro_name", "_pyro_context", "_pyro_params", "_pyro_samples"} - {"training"}
+HOLDERS = "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_pyro_params", "_pyro_samples"
+INTERNAL = {*vars(PyroModule())} - {"training"}
 # Code with these may read any attribute.
 DYNAMIC = {"getattr", "vars", "__dict__", "asdict", "astuple"}
 # Users keep settings in these of the standard library's.
@@ -36,7 +36,7 @@ class Watch:
 
     Reached are a function's closure, defaults and attributes; the globals, attributes and methods that it names; a
     method's object; modules with their submodules and hooks; Pyro's handlers around a function; and what lies in
-    lists, tuples, dicts and small arrays on the way. The code of installed packages is not looked at. Numbers and
+    lists, tuples, dicts, sets and small arrays on the way. The code of installed packages is not looked at. Numbers and
     strings are compared by value, all else by identity.
 
     Args:
@@ -92,7 +92,9 @@ class Watch:
 
     def _grown(self) -> dict[int, object]:
         """Lists and dicts that have changed their length, and those that had before."""
-        grown = [p.place for p in self._places if isinstance(p.place, list | dict | deque) and len(p.place) != p.count]
+        grown = [
+            p.place for p in self._places if isinstance(p.place, list | dict | set | deque) and len(p.place) != p.count
+        ]
         return self._filled | {id(place): place for place in grown}
 
     def _keep(self) -> None:
@@ -160,8 +162,8 @@ class Watch:
     def _visit_module(self, module: nn.Module) -> None:
         kind, attributes = type(module), vars(module)
         self.modules.append(module)
-        for holder in HOLDERS:
-            self._note(attributes.get(holder, {}), kind.__name__)
+        for holder in attributes.keys() & HOLDERS:
+            self._note(attributes[holder], kind.__name__)
         if any(not is_users(base.__module__) for base in kind.__mro__ if base not in (nn.Module, PyroModule, object)):
             # Names with an underscore are such a module's own business: caches, contexts.
             public = [key for key in attributes if not key.startswith("_")]
@@ -186,8 +188,10 @@ class Watch:
         if id(thing) in self._filled:
             return
         owner = f"a {type(thing).__name__}"
-        if isinstance(thing, Mapping):
-            self._note(thing, owner, lambda found: [key for key, _ in zip(found, range(LONG), strict=False)])
+        if isinstance(thing, dict | MappingProxyType):
+            self._note(thing, owner, lambda found: list(islice(found, LONG)))
+        elif isinstance(thing, set | frozenset):
+            self._note(thing, owner, lambda found: list(islice(found, LONG)), lambda key: key in thing)
         elif isinstance(thing, list | tuple | deque):
             self._note(thing, owner, lambda found: range(min(len(found), LONG)), partial(getitem, thing))
         elif isinstance(thing, np.ndarray) and thing.nbytes <= BYTES:
