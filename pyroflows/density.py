@@ -89,7 +89,6 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
 
     @all_or_nothing
-    @torch.inference_mode(False)
     def fit(
         self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> "FlowDensity":
@@ -116,7 +115,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
         X, context, weight = X[used], context[used], weight[used] / weight[used].mean()
         self._rows, self._contexts = Scale.of(X, weight), Scale.of(context, weight, constant=True)
-        with seeded(seed, torch.device(self.device)), torch.enable_grad(), pyro.validation_enabled(False):
+        with seeded(seed, torch.device(self.device)), torch.inference_mode(False), pyro.validation_enabled(False):
             self._train(X, context, weight)
         return self
 

@@ -48,7 +48,7 @@ from .transforms import FlowTransform, LowerTriangular
 LOOK = 100
 
 
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # with gradients, whatever is around
 def fit(
     model: Callable,
     *args: object,
@@ -148,7 +148,6 @@ def fit(
         )
     with (
         pyro.validation_enabled(False),
-        torch.enable_grad(),
         Threads(partial(_gradient, own, density, num_particles)),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,

@@ -121,7 +121,7 @@ class VAE(PyroModule):
         self._likelihood(ends, x)
         return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
 
-    @torch.inference_mode(False)
+    @torch.inference_mode(False)  # with gradients, whatever is around
     def fit(
         self,
         loader: Iterable,
@@ -162,7 +162,7 @@ class VAE(PyroModule):
         elif path is not None and not path.parent.is_dir():
             raise ValueError(f"VAE expected a checkpoint in a folder that is there, got {path}")
         loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
-        with pyro.validation_enabled(False), torch.enable_grad():  # batches are checked as they come
+        with pyro.validation_enabled(False):  # batches are checked as they come
             return trainer.run(
                 loss,
                 _Checked(self, loader),

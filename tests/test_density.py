@@ -91,6 +91,13 @@ def test_a_seed_repeats_a_fit_and_leaves_the_generator() -> None:
     assert_allclose(Quick(random_state=None).fit(MOONS).score(MOONS), third.score(MOONS), rtol=0)
 
 
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_fit_has_gradients_of_its_own(without_gradients: type) -> None:
+    with without_gradients():
+        within = Quick().fit(MOONS[:300])
+    assert_allclose(within.score(MOONS), Quick().fit(MOONS[:300]).score(MOONS))
+
+
 def test_copies(moons: FlowDensity) -> None:
     assert_allclose(pickle.loads(pickle.dumps(moons)).score(MOONS), moons.score(MOONS))
     fresh = clone(moons).set_params(epochs=7)

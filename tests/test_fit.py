@@ -257,7 +257,8 @@ def test_options_out_of_range(options: dict, message: str) -> None:
         fit(normal, Y, **options)
 
 
-def test_inference_mode_around_a_fit() -> None:
-    with torch.inference_mode():
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_fit_has_gradients_of_its_own(without_gradients: Callable) -> None:
+    with without_gradients():
         posterior = quick(normal, Y.clone())
     check(posterior, "mu", *exact(Y)[:2])
