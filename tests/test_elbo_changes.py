@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyro
@@ -56,7 +57,22 @@ def by_store(y: Tensor, scale: float) -> None:
     pyro.sample("z", dist.Delta(pyro.param("at", torch.tensor(0.5))))
 
 
+LARGE = np.zeros((200, 100))
+
+
+def by_array(y: Tensor) -> None:
+    normal(y, torch.from_numpy(LARGE)[0, 0] + 1)
+
+
+def by_new_data(y: Tensor) -> None:
+    scale = torch.zeros(3)
+    scale.data = torch.ones(3)
+    normal(y, 3.0 if y.sum() > 5 else 1.0)
+
+
 WHY = {
+    by_array: "a large array is read, which may change unnoticed at .*: make it a tensor before",
+    by_new_data: "a value is read by Python",
     annealed: "step of a dict changes whenever the function runs",
     by_numpy: r"a value is read by Python \(numpy\) at .*test_elbo_changes.py",
     by_list: r"a value is read by Python \(tensor\)",
@@ -199,6 +215,13 @@ def test_recurrent_networks_are_traced(kind: type[nn.Module]) -> None:
     assert_equal_to_plain(model, AutoDelta(model), x)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("script", [torch.jit.script, partial(torch.jit.trace, example_inputs=torch.ones(3))])
+def test_networks_of_torchscript(script: Callable) -> None:
+    net = script(nn.Linear(3, 3))
+    assert_equal_to_plain(lambda y: normal(net(y)), AutoDelta(normal), torch.ones(3))
+
+
 @pytest.mark.parametrize("num_particles", [1, 4])
 @pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
 def test_correlations_are_traced(make: Callable, num_particles: int) -> None:
@@ -240,6 +263,36 @@ def test_a_number_that_changes_at_every_step_falls_back() -> None:
     for step in range(12):
         assert_equal_to_plain(normal, guide, y, torch.tensor(1.0 + step / 8), elbo=elbo)
     assert elbo.traces == 9
+
+
+def test_whole_numbers_that_change_fall_back_as_well() -> None:
+    elbo, guide, y = CompiledTrace_ELBO(compile=False), AutoDelta(normal), torch.ones(3)
+    for step in range(1, 9):
+        elbo.loss(normal, guide, y, step)
+    with pytest.warns(UserWarning, match="a number among the arguments has had more than 8 values"):
+        elbo.loss(normal, guide, y, 9)
+    elbo.loss(normal, guide, y, 10)
+    assert elbo.traces == 8
+
+
+def test_a_model_made_anew_at_each_call_is_told() -> None:
+    elbo, guide, y = replayed(), AutoDelta(normal), torch.ones(3)
+    for _ in range(19):
+        elbo.loss(lambda y: normal(y), guide, y)
+    with pytest.warns(UserWarning, match="has traced each of its last 20 calls: make model and guide once"):
+        elbo.loss(lambda y: normal(y), guide, y)
+
+
+def test_settings_in_a_dict_that_a_model_fills() -> None:
+    held = {"scale": 1.0}
+
+    def model(y: Tensor) -> None:
+        normal(y, held["scale"])
+        held[f"call {len(held)}"] = len(y)
+
+    guide, elbo, y = AutoDelta(normal), replayed(), torch.ones(3)
+    for held["scale"] in (1.0, 3.0):
+        assert_equal_to_plain(model, guide, y, elbo=elbo)
 
 
 def test_other_parameters_are_no_other_number() -> None:

@@ -6,6 +6,7 @@ import enum
 import functools
 import random
 import sys
+import time
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 from torch.distributions import constraints
 
+from pyroflows.infer import Untraceable
 from pyroflows.infer.watch import Watch
 
 RATE, LIMITS, PRIOR = 0.5, {"low": 1.0, "deep": [1.0, 2.0]}, dist.Normal(0.0, 1.0)
@@ -99,6 +101,22 @@ def with_default(rate: float = 1.0) -> Any:
 with_default.factor = 1.0
 
 
+class Scaled(torch.distributions.transforms.Transform):
+    """Torch calls its methods."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def _call(self, x: Any) -> Any:
+        return self.rate * x * RATE
+
+
+class Named(dist.TorchDistribution):
+    def log_prob(self, value: Any) -> Any:
+        return value * RATE
+
+
 def held_by(held: Any, change: Callable[[Any], Any]) -> tuple:
     """A module that holds something, and what changes that."""
     return Reader(held=held, _held=0), lambda reader: change(reader.held)
@@ -134,6 +152,11 @@ CHANGES = {
     "appended": held_by([torch.zeros(2)], lambda held: held.append(torch.ones(2))),
     "popped": held_by([1.0, 2.0], lambda held: held.pop()),
     "deque": held_by(deque([1.0]), lambda held: held.append(2.0)),
+    "transform": held_by(Scaled(1.0), setter("rate", 2.0)),
+    "torch's transform": held_by(torch.distributions.AffineTransform(0.0, 1.0), setter("scale", 2.0)),
+    "rate of an optimizer": held_by(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), lambda held: held.param_groups[0].update(lr=0.2)
+    ),
     "set": held_by({"a"}, lambda held: (held.remove("a"), held.add("b"))),
     "array": held_by(np.zeros(3), replacer(0, 1.0)),
     "SimpleNamespace": held_by(types.SimpleNamespace(rate=1.0), setter("held", 2.0)),
@@ -171,11 +194,20 @@ def test_changes_are_noticed(root: Any, change: Callable[[Any], Any]) -> None:
     assert watch.changed() is not None
 
 
+def linked(depth: int) -> list:
+    chain: list = []
+    for _ in range(depth):
+        chain = [chain]
+    return chain
+
+
 HERE = sys.modules[__name__]
 PLACES = {
     "RATE": (Reader(held=0, _held=0), HERE, "RATE", 2.0),
     "RATE in __call__": (Plain(), HERE, "RATE", 2.0),
     "PRIOR": (reads_globals, HERE, "PRIOR", dist.Normal(0.0, 2.0)),
+    "RATE in a transform": (Reader(held=Scaled(1.0), _held=0), HERE, "RATE", 2.0),
+    "RATE in a distribution": (Reader(held=Named(validate_args=False), _held=0), HERE, "RATE", 2.0),
     "module": (reads_globals, OTHER, "rate", 2.0),
     "class": (Plain().model, Plain, "factor", 3.0),
     "base class": (Reader(held=0, _held=0), Base, "rate", 3.0),
@@ -222,6 +254,51 @@ def test_what_is_not_read_does_not_count(name: str) -> None:
     setattr(reader, name, 5)
     HERE.__dict__["unheard"] = 1
     assert watch.changed() is None
+
+
+def test_names_of_sites_are_not_those_of_globals() -> None:
+    def model() -> Any:
+        return len("PRIOR")
+
+    watch = Watch(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HERE, "PRIOR", None)
+        assert watch.changed() is None
+
+
+def test_what_python_may_call_aside_does_not_count() -> None:
+    class Experiment:
+        def __init__(self) -> None:
+            self.rate, self.losses = 1.0, []
+
+        def __repr__(self) -> str:
+            return str(vars(self))
+
+        def model(self) -> Any:
+            return self.rate
+
+    experiment = Experiment()
+    watch = Watch(experiment.model)
+    experiment.losses = [1.0]
+    assert watch.changed() is None
+    experiment.rate = 2.0
+    assert watch.changed() == "rate of Experiment"
+
+
+def test_deep_and_wide_containers_take_little_time() -> None:
+    start = time.perf_counter()
+    reader = Reader(held=[linked(20_000), [[[0] * 10 for _ in range(100)] for _ in range(1000)]], _held=0)
+    assert Watch(reader).changed() is None
+    assert time.perf_counter() - start < 20  # it took minutes
+
+
+def test_objects_that_cannot_be_looked_at() -> None:
+    class Odd(list):
+        def __len__(self) -> int:
+            raise RuntimeError("no length")
+
+    with pytest.raises(Untraceable, match="cannot be looked at: no length"):
+        Watch(Reader(held=Odd([1]), _held=0))
 
 
 def test_equal_values_and_unread_tensors_do_not_count() -> None:

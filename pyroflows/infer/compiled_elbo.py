@@ -25,6 +25,8 @@ from .watch import Watch
 
 # Values of a number among the arguments that get a graph each.
 NUMBERS = 8
+# Calls in turn that fit no graph, after which a warning is due.
+MISSES = 20
 # Of torch.compile, which takes seconds to import the names.
 MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
 
@@ -87,11 +89,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
         self._cache: OrderedDict[tuple, Step | Plain] = OrderedDict()
         self._numbers: Counter[tuple] = Counter()
         self._warned: set[str] = set()
-        self.traces = 0
+        self.traces = self._misses = 0
 
     def __getstate__(self) -> dict:
         """Without the graphs."""
-        kept = vars(self).keys() - {"_cache", "_numbers", "_warned", "traces"}
+        kept = vars(self).keys() - {"_cache", "_misses", "_numbers", "_warned", "traces"}
         return {key: getattr(self, key) for key in kept}
 
     def __setstate__(self, state: dict) -> None:
@@ -138,6 +140,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
         except Untraceable as error:
             return self._refuse(error), inputs
         kept = self._cache.get(key)
+        self._misses = 0 if kept else self._misses + 1
+        if self._misses == MISSES:
+            self._warn(
+                f"CompiledTrace_ELBO has traced each of its last {MISSES} calls: make model and guide once, and pass "
+                f"what changes as tensors of few shapes"
+            )
         if kept is None or not kept.current:
             kept = self._cache[key] = self._make(key, args, kwargs, inputs, kept)
         self._cache.move_to_end(key)
@@ -167,7 +175,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
         except Untraceable as error:
             self._refuse(error)
             # Nothing is tried again that changes whenever it is tried.
-            return Plain(watch or Watch(*roots), RETRACES + 1 if watch and watch.changed() else retraces)
+            return Plain(None if watch and watch.changed() else watch, retraces)
 
     def _count_numbers(self, key: tuple) -> None:
         family = without_numbers(key)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+# Larger arrays are not watched.
+BYTES = 100_000
 LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 INDEXING = (
     torch.ops.aten.index.Tensor,
@@ -38,6 +41,7 @@ _READ = (
     "a value is read by Python ({}){}: replace branches on values, .item(), .numpy() and boolean masks as indices by "
     "torch.where and torch's operations"
 )
+_ARRAY = "a large array is read, which may change unnoticed{}: make it a tensor before"
 DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 CAPTURE = str(Path(__file__).with_name("graph.py"))
 # Lines in these packages are not the user's.
@@ -57,7 +61,7 @@ class Guard(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._made: set[int] = set()
-        self._constants: dict[int, Tensor] = {}
+        self._constants: dict[int, torch.UntypedStorage] = {}  # kept, so that no other takes its place
         self._leaves: dict[int, Tensor] = {}
 
     def leaves(self, but: list[Tensor]) -> list[Tensor]:
@@ -91,7 +95,7 @@ class Guard(TorchDispatchMode):
             if _storage(made) not in shared:
                 self._made.add(_storage(made))
             if fixed:
-                self._constants[_storage(made)] = made
+                self._constants[_storage(made)] = made.untyped_storage()
         for _, changed in _mutated(func, args, kwargs) if not fixed else ():
             self._constants.pop(_storage(changed), None)
         return out
@@ -118,6 +122,8 @@ class Guard(TorchDispatchMode):
         masks = func not in INDEXING or any(t.dtype in MASKS for t in tensors_in(args[1]))
         if any(tag in func.tags for tag in DATA_DEPENDENT) and masks:
             raise Untraceable(_READ.format(func, where()))
+        if func in LIFTS and args[0].nbytes > BYTES and not args[0].untyped_storage().resizable():  # NumPy's memory
+            raise Untraceable(_ARRAY.format(where()))
         for name, tensor in _mutated(func, args, kwargs):
             if _storage(tensor) not in self._made:
                 raise Untraceable(
@@ -145,6 +151,8 @@ class Readers(TorchFunctionMode):
             read = given[1:]
         else:
             read = [part for part in given if not isinstance(part, Tensor)] if func in MAKERS else ()
+            if any(isinstance(part, np.ndarray) and part.nbytes > BYTES for part in read):
+                raise Untraceable(_ARRAY.format(where()))
         if read and not all(self._guard.is_constant(t) for t in tensors_in(read)):
             raise Untraceable(_READ.format(func.__name__, where()))
         return func(*args, **(kwargs or {}))

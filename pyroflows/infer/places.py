@@ -1,15 +1,18 @@
 """Places that hold what functions read, such as a module's attributes, compared with what they held."""
 
 import sys
+from abc import ABC
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic)
 PARTS = (*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType)
+SIMPLE = (object, nn.Module, PyroModule, Generic, ABC)
 OURS = __name__.partition(".")[0]
 # These packages and the standard library read nothing that changes.
 KNOWN = {"torch", "pyro", "numpy", OURS, *sys.stdlib_module_names}
@@ -86,11 +89,14 @@ def is_users(module: str | None) -> bool:
     return not is_known(module) and "site-packages" not in file and "dist-packages" not in file
 
 
-def names_in(code: CodeType) -> Iterator[str]:
-    """Names that a function's code uses, as names or as strings, also in functions within."""
-    yield from code.co_names
+def is_foreign(kind: type) -> bool:
+    """Whether a class has bases other than the simplest whose code is not the user's, and may call its methods."""
+    return any(not is_users(base.__module__) for base in kind.__mro__ if base not in SIMPLE)
+
+
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions within."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from names_in(constant)
-        elif isinstance(constant, str):
-            yield constant
+            yield from codes_in(constant)

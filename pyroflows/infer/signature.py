@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .guard import Untraceable
 
 VALUES = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, slice)
+NUMBERS = (float, int)
 IDENTITIES = (nn.Module, FunctionType, BuiltinFunctionType, MethodType, type)
 
 
@@ -51,10 +52,11 @@ def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
 
 
 def without_numbers(described: Hashable) -> Hashable:
-    """Equal for signatures of calls that differ by floating-point numbers alone."""
+    """Equal for signatures of calls that differ by numbers alone."""
     if not isinstance(described, tuple):
         return described
-    return (float,) if described and described[0] is float else tuple(without_numbers(part) for part in described)
+    number = bool(described) and any(described[0] is kind for kind in NUMBERS)
+    return NUMBERS if number else tuple(without_numbers(part) for part in described)
 
 
 def functions_in(tree: Any) -> list[Any]:

@@ -67,18 +67,18 @@ class Plain:
     """Stands where a signature cannot be traced, until something changes.
 
     Args:
-        watch: what model and guide reach.
+        watch: what model and guide reach; None if that is no matter.
         retraces: how often it was tried in vain.
     """
 
-    watch: Watch
+    watch: Watch | None
     retraces: int
     uses: int = 0
 
     @property
     def current(self) -> bool:
         """Whether trying again would be in vain."""
-        return self.retraces > RETRACES or self.watch.changed() is None
+        return self.watch is None or self.retraces > RETRACES or self.watch.changed() is None
 
 
 class Same:

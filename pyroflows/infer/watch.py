@@ -15,9 +15,10 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
-from .places import OURS, PARTS, PLAIN, Place, is_known, is_users, names_in
+from .guard import BYTES, Untraceable, reason
+from .places import OURS, PARTS, PLAIN, Place, codes_in, is_foreign, is_known, is_users
 
 # Of what every module has these count, and whether it trains.
 HOLDERS = "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_pyro_params", "_pyro_samples"
@@ -26,8 +27,12 @@ INTERNAL = {*vars(PyroModule())} - {"training"}
 DYNAMIC = {"getattr", "vars", "__dict__", "asdict", "astuple"}
 # Users keep settings in these of the standard library's.
 SETTINGS = ("argparse", "collections", "types")
-# Of longer lists and dicts the first parts are watched, and the length; larger arrays are only known apart.
-LONG, BYTES = 1000, 100_000
+# Python calls these by itself, but not in a model.
+_BIRTHS = "__init__", "__new__", "__post_init__", "__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__"
+ASIDE = {*_BIRTHS, "__del__", "__repr__", "__str__", "__getstate__", "__setstate__", "__enter__", "__exit__"}
+# Of longer lists and dicts the first parts are watched, and the length; larger arrays are only known apart; and what
+# is reached after so many places is not looked at.
+LONG, MANY = 1000, 3000
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 
@@ -48,6 +53,9 @@ class Watch:
     Attributes:
         modules: the modules that were reached.
 
+    Raises:
+        Untraceable: if an object raises an error when it is looked at.
+
     Example:
         >>> module = nn.Dropout(0.5)
         >>> watch = Watch(module)
@@ -67,12 +75,22 @@ class Watch:
             _state_of("NumPy's random numbers", np.random.get_state),
         ]
         self._seen: dict[int, object] = {}
-        self._names: set[str] = set()
+        self._names: set[str] = set()  # in code
+        self._strings: set[str] = set()
         self.modules: list[nn.Module] = []
+        try:
+            self._look(roots)
+        except Exception as error:  # objects may raise whatever they like when they are looked at
+            raise Untraceable(f"what it reads cannot be looked at: {reason(error)}") from error
+
+    def _look(self, roots: Iterable[object]) -> None:
         self._visit_all(roots)
-        size = None
-        while size != (size := (len(self._names), len(self._seen))):  # names reach code, which has more names
-            for place in list(self._places):
+        known = done = 0
+        while known < len(self._names) or done < len(self._places):
+            if known < len(self._names):  # more of what was passed by is named now
+                known, done = len(self._names), 0
+            places, done = self._places[done:], len(self._places)
+            for place in places:
                 place.keep()
                 self._visit_all(place.values)
         self._keep()
@@ -142,10 +160,10 @@ class Watch:
             self._visit_class(thing)
         elif isinstance(thing, ModuleType):
             if is_users(thing.__name__):
-                self._note(vars(thing), thing.__name__, self._named)
+                self._note(vars(thing), thing.__name__, self._attributes)
         elif isinstance(thing, GENERATORS):
             self._drawn.append(_state_of(f"a {type(thing).__name__}", lambda: thing))
-        else:
+        elif len(self._places) < MANY:
             self._visit_parts(thing)
             self._visit_object(thing)
 
@@ -154,7 +172,9 @@ class Watch:
         if cells:
             self._note(cells, function.__name__, get=lambda name: _contents(cells[name]))
         if is_users(function.__module__):
-            self._names.update(names_in(function.__code__))
+            for code in codes_in(function.__code__):
+                self._names.update(code.co_names)
+                self._strings.update(constant for constant in code.co_consts if isinstance(constant, str))
             self._note(vars(function), function.__name__)
             self._note(("__defaults__", "__kwdefaults__"), function.__name__, get=partial(getattr, function))
             self._note(function.__globals__, "the globals", self._named)
@@ -163,33 +183,36 @@ class Watch:
         kind, attributes = type(module), vars(module)
         self.modules.append(module)
         for holder in attributes.keys() & HOLDERS:
-            self._note(attributes[holder], kind.__name__)
-        if any(not is_users(base.__module__) for base in kind.__mro__ if base not in (nn.Module, PyroModule, object)):
+            if isinstance(attributes[holder], dict):
+                self._note(attributes[holder], kind.__name__)
+        if is_foreign(kind):
             # Names with an underscore are such a module's own business: caches, contexts.
             public = [key for key in attributes if not key.startswith("_")]
             containers = list | tuple | dict if _is_ours(kind) else ()
             self._visit_all([attributes[key] for key in public if not isinstance(attributes[key], containers)])
             parts = [key for key in public if isinstance(attributes[key], PARTS)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
-        # Guides make containers of theirs anew at each call.
-        if is_users(kind.__module__) and not isinstance(module, AutoGuide):
-            self._note(attributes, kind.__name__, lambda found: self._attributes(found) - INTERNAL)
+        if is_users(kind.__module__):
+            # Guides make containers of theirs anew at each call.
+            kinds = PARTS if isinstance(module, AutoGuide) else object
+            self._note(attributes, kind.__name__, lambda found: self._own(found, kinds))
         self._visit_class(kind)
-        self._visit_all([kind.forward])
+        self._visit_all([getattr(kind, "forward", None)])
 
     def _visit_class(self, kind: type) -> None:
         for base in kind.__mro__:
             if is_users(base.__module__) and base not in self._seen:
                 self._seen[base] = base
-                self._note(vars(base), base.__name__, self._members)
+                self._note(vars(base), base.__name__, partial(self._members, every=is_foreign(kind)))
 
     def _visit_parts(self, thing: Any) -> None:
         """What lies in a container."""
-        if id(thing) in self._filled:
-            return
-        owner = f"a {type(thing).__name__}"
+        owner, filled = f"a {type(thing).__name__}", id(thing) in self._filled
         if isinstance(thing, dict | MappingProxyType):
-            self._note(thing, owner, lambda found: list(islice(found, LONG)))
+            keys = list(islice(thing, LONG)) if filled else ()
+            self._note(thing, owner, lambda found: keys or list(islice(found, LONG)), fixed=filled)
+        elif filled:
+            return
         elif isinstance(thing, set | frozenset):
             self._note(thing, owner, lambda found: list(islice(found, LONG)), lambda key: key in thing)
         elif isinstance(thing, list | tuple | deque):
@@ -199,14 +222,14 @@ class Watch:
 
     def _visit_object(self, thing: Any) -> None:
         kind, attributes = type(thing), getattr(thing, "__dict__", {})
-        if isinstance(thing, Messenger | Distribution):
+        if isinstance(thing, Messenger | Distribution | Transform) or kind.__module__.startswith("torch."):
             parts = [key for key in attributes if isinstance(attributes[key], PARTS)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
             self._visit_all(list(attributes.values()))
         elif _is_ours(kind):  # holds functions of users
             self._visit_all(list(attributes.values()))
         elif not is_known(kind.__module__) or kind.__module__ in SETTINGS:
-            self._note(attributes, kind.__name__, self._attributes if is_users(kind.__module__) else tuple)
+            self._note(attributes, kind.__name__, tuple if is_foreign(kind) else self._attributes)
             slots = [name for base in kind.__mro__ for name in _listed(vars(base).get("__slots__", ()))]
             if slots:
                 self._note(slots, kind.__name__, self._attributes, lambda name: getattr(thing, name, None))
@@ -217,12 +240,16 @@ class Watch:
 
     def _attributes(self, place: Collection[str]) -> set[str]:
         every = not DYNAMIC.isdisjoint(self._names)
-        return {name for name in place if every or name in self._names or name == "training"}
+        return {name for name in place if every or name in self._names or name in self._strings or name == "training"}
 
-    def _members(self, place: Mapping[str, Any]) -> set[str]:
-        """Of a class: what is named, and what Python calls by itself."""
-        called = {key for key, value in place.items() if key.startswith("__") and isinstance(value, FunctionType)}
-        return {key for key in self._attributes(place) if not key.startswith("__")} | called - {"__init__", "__new__"}
+    def _own(self, place: dict, kinds: Any) -> set[str]:
+        return {name for name in self._attributes(place) - INTERNAL if isinstance(place[name], kinds)}
+
+    def _members(self, place: Mapping[str, Any], every: bool) -> set[str]:
+        """Of a class: what is named, and the methods that Python, or a base of others, calls by itself."""
+        methods = {key for key, value in place.items() if isinstance(value, FunctionType | staticmethod | classmethod)}
+        called = {key for key in methods - ASIDE if every or key.startswith("__")}
+        return {key for key in self._attributes(place) if not key.startswith("__")} | called
 
 
 def _is_ours(kind: type) -> bool:
