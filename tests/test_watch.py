@@ -20,6 +20,7 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 from torch.distributions import constraints
+from torch.utils.data import TensorDataset
 
 from pyroflows.infer import Untraceable
 from pyroflows.infer.watch import Watch
@@ -154,6 +155,8 @@ CHANGES = {
     "deque": held_by(deque([1.0]), lambda held: held.append(2.0)),
     "transform": held_by(Scaled(1.0), setter("rate", 2.0)),
     "torch's transform": held_by(torch.distributions.AffineTransform(0.0, 1.0), setter("scale", 2.0)),
+    "data set": held_by(TensorDataset(torch.zeros(2)), setter("tensors", (torch.ones(2),))),
+    "stride": held_by(nn.Conv1d(1, 1, 1), setter("stride", (2,))),
     "rate of an optimizer": held_by(
         torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), lambda held: held.param_groups[0].update(lr=0.2)
     ),
@@ -208,6 +211,7 @@ PLACES = {
     "PRIOR": (reads_globals, HERE, "PRIOR", dist.Normal(0.0, 2.0)),
     "RATE in a transform": (Reader(held=Scaled(1.0), _held=0), HERE, "RATE", 2.0),
     "RATE in a distribution": (Reader(held=Named(validate_args=False), _held=0), HERE, "RATE", 2.0),
+    "LIMITS in a reparameterised function": (poutine.reparam(reads_globals, {}), HERE, "LIMITS", {}),
     "module": (reads_globals, OTHER, "rate", 2.0),
     "class": (Plain().model, Plain, "factor", 3.0),
     "base class": (Reader(held=0, _held=0), Base, "rate", 3.0),

@@ -4,14 +4,14 @@ import sys
 from abc import ABC
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any, Generic
+from typing import Any, Generic, Union
 
 import numpy as np
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic)
-PARTS = (*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType)
+PARTS = Union[(*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType)]
 SIMPLE = (object, nn.Module, PyroModule, Generic, ABC)
 OURS = __name__.partition(".")[0]
 # These packages and the standard library read nothing that changes.

@@ -14,6 +14,7 @@ import numpy as np
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.reparam_messenger import ReparamHandler
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
@@ -190,7 +191,8 @@ class Watch:
             public = [key for key in attributes if not key.startswith("_")]
             containers = list | tuple | dict if _is_ours(kind) else ()
             self._visit_all([attributes[key] for key in public if not isinstance(attributes[key], containers)])
-            parts = [key for key in public if isinstance(attributes[key], PARTS)]
+            kinds = PARTS | tuple if kind.__module__.startswith("torch.") else PARTS
+            parts = [key for key in public if isinstance(attributes[key], kinds)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
         if is_users(kind.__module__):
             # Guides make containers of theirs anew at each call.
@@ -223,10 +225,10 @@ class Watch:
     def _visit_object(self, thing: Any) -> None:
         kind, attributes = type(thing), getattr(thing, "__dict__", {})
         if isinstance(thing, Messenger | Distribution | Transform) or kind.__module__.startswith("torch."):
-            parts = [key for key in attributes if isinstance(attributes[key], PARTS)]
+            parts = [key for key in attributes if isinstance(attributes[key], PARTS | tuple)]
             self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
             self._visit_all(list(attributes.values()))
-        elif _is_ours(kind):  # holds functions of users
+        elif _is_ours(kind) or isinstance(thing, ReparamHandler):  # holds functions of users
             self._visit_all(list(attributes.values()))
         elif not is_known(kind.__module__) or kind.__module__ in SETTINGS:
             self._note(attributes, kind.__name__, tuple if is_foreign(kind) else self._attributes)
