@@ -11,7 +11,7 @@ from pyro.distributions.util import is_identically_zero
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributions import FlowDistribution
@@ -42,20 +42,22 @@ class Particles:
     def __init__(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int) -> None:
         self._pair, self._arguments, self._num_particles = (model, guide), (args, kwargs), num_particles
         roots = (model, guide, *functions_in((args, kwargs)))
-        known, start = _parameters(*roots), _generators()
-        traces = self._run_plainly(roots)
-        if _parameters(*roots) == known:
+        modules, start = Watch(*roots).modules, _generators()
+        known = _parameters(modules)
+        traces = self._run_plainly(modules)
+        modules = Watch(*roots).modules
+        if _parameters(modules) == known:
             _rewind(start)
         else:
             end = _generators()
             _rewind(start)
-            traces = self._run_plainly(roots)
+            traces = self._run_plainly(modules)
             drawn = not all(map(torch.equal, end, _generators()))
             _rewind(end if drawn else start)
         _check(*traces)
 
-    def _run_plainly(self, roots: tuple) -> tuple[poutine.Trace, poutine.Trace]:
-        buffers = [b for module in Watch(*roots).modules for b in module._buffers.values() if b is not None]
+    def _run_plainly(self, modules: list[nn.Module]) -> tuple[poutine.Trace, poutine.Trace]:
+        buffers = [b for module in modules for b in module._buffers.values() if b is not None]
         values, shared = [b.clone() for b in buffers], _Shared()
         with torch.no_grad(), poutine.block(), shared:
             with poutine.trace(param_only=True) as found:
@@ -118,9 +120,9 @@ class _Shared(Messenger):
             msg["log_prob_sum"] = parts.log_prob.sum()
 
 
-def _parameters(*roots: object) -> set[tuple[int, type]]:
-    """The parameters in Pyro's store and in the modules that functions reach; a lazy one changes its type."""
-    held = [p for module in Watch(*roots).modules for p in module._parameters.values()]
+def _parameters(modules: list[nn.Module]) -> set[tuple[int, type]]:
+    """The parameters of modules and in Pyro's store; a lazy one changes its type."""
+    held = [p for module in modules for p in module._parameters.values()]
     return {(id(p), type(p)) for p in (*held, *pyro.get_param_store()._params.values())}
 
 

@@ -27,13 +27,14 @@ class Place:
         names: the names of the place that count.
         get: the value of a name; None if it is gone.
         fixed: names that come later do not count.
+
+    Nothing is noted before the first :meth:`keep`.
     """
 
     def __init__(
         self, place: Collection, owner: str, names: Callable[[Any], Iterable], get: Callable, fixed: bool = False
     ) -> None:
         self.place, self.owner, self.names, self.get, self.fixed = place, owner, names, get, fixed
-        self.keep()
 
     def keep(self) -> None:
         """Takes the present names and values for what they were."""

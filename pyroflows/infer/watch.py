@@ -259,7 +259,9 @@ def _is_ours(kind: type) -> bool:
 
 
 def _state_of(generator: str, state: Callable[[], object]) -> Place:
-    return Place(("state",), generator, tuple, lambda name: pickle.dumps(state()), fixed=True)
+    place = Place(("state",), generator, tuple, lambda name: pickle.dumps(state()), fixed=True)
+    place.keep()
+    return place
 
 
 def _listed(slots: str | Iterable[str]) -> Iterable[str]:
