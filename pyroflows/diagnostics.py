@@ -7,94 +7,19 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from .psis import KHAT_LIMIT, Array, heavy_tails, psis
 
-# Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
-KHAT_LIMIT = 0.7
 # Log weights that spread by less than this, in nats, make draws that need no weights: half its square is about the KL
 # divergence, and no probability is then off by more than the root of half of that, 0.1 (Pinsker's inequality).
 CLOSE = 0.2
 # Below this the tail of the weights is rounding, and k-hat means nothing.
 EXACT = 0.01
-# And below this weights are equal, but for the last digits of what they are differences of.
-ROUNDING = 1e-9
 # Fewer effective draws than this, for each chain where there are some, are too few to average.
 FEW = 50
-# The scalars with the heaviest tails, by what so many draws add to the variance, whose second moment gets a k-hat.
-HEAVIEST, FARTHEST = 8, 20
 # Chains disagree above this r-hat (Vehtari et al. 2021); trajectories that diverge are too many above this share.
 RHAT_LIMIT, DIVERGING = 1.01, 0.005
 REMEDY = 'Try posterior.refine("neutra"), more steps, more layers, or reparameterise the model.'
-
-
-def psis(log_weights: Array) -> tuple[Array, float]:
-    """Pareto-smoothed importance weights, by ArviZ.
-
-    Args:
-        log_weights: shape ``(S,)``, up to a constant; what is not finite counts as a weight of zero.
-
-    Returns:
-        Log weights ``(S,)`` that are smoothed and normalised, and the shape k-hat of the fitted tail: ``-inf``
-        for equal weights, ``inf`` where one is NaN or infinite, none is above zero, or no tail can be fitted, as to
-        20 draws or fewer.
-
-    References:
-        Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024.
-        https://arxiv.org/abs/1507.02646
-    """
-    log_weights = np.asarray(log_weights, dtype=float)
-    found = np.isfinite(log_weights)
-    khat = -np.inf if found.any() and (log_weights < np.inf).all() else np.inf
-    smoothed = np.where(found, log_weights, -np.inf)
-    if found.any() and np.ptp(log_weights[found]) > ROUNDING:  # there is no tail of equal weights
-        smoothed[found], shape = _psislw(log_weights[found])
-        khat = np.inf if np.isnan(shape) else max(khat, float(shape))
-    return smoothed - np.logaddexp.reduce(smoothed), khat
-
-
-def _psislw(log_weights: Array) -> tuple[Array, Array | float]:
-    try:
-        from arviz import psislw
-    except ImportError:  # in ArviZ 1.x it takes the log likelihoods of points left out: log weights, negated
-        from arviz_stats.base import array_stats
-
-        try:
-            return array_stats.psislw(-log_weights)
-        except (ValueError, IndexError):  # fewer than five draws in the tail, or all of them the same
-            return log_weights, np.inf
-    return psislw(log_weights)
-
-
-def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, float]:
-    """The k-hat of the second moment of those scalars where it is 0.7 or more, so that their sd cannot be relied on.
-
-    It is the k-hat of the terms of the weighted average, ``w (x - mean)^2``. Only scalars to whose variance a few draws
-    contribute most are looked at.
-
-    Args:
-        log_weights: shape ``(S,)``.
-        scalars: shape ``(S,)`` by label.
-
-    Example:
-        >>> draws = np.random.default_rng(0).standard_cauchy(4000)
-        >>> list(heavy_tails(np.zeros(4000), {"cauchy": draws, "log": np.log(np.abs(draws))}))
-        ['cauchy']
-
-    References:
-        Pareto Smoothed Importance Sampling. Vehtari, Simpson, Gelman, Yao, Gabry, 2024, on functions that are averaged.
-        https://arxiv.org/abs/1507.02646
-    """
-    weights, shares, terms = np.exp(psis(log_weights)[0]), {}, {}
-    for label, values in scalars.items():
-        with np.errstate(all="ignore"):  # draws of infinity are what this is about
-            square = (values - weights @ values) ** 2
-            terms[label], found = log_weights + np.log(square), weights * square
-            shares[label] = np.partition(found, -FARTHEST)[-FARTHEST:].sum() / found.sum() if found.any() else 0.0
-    worst = sorted(shares, key=lambda label: -np.nan_to_num(shares[label], nan=np.inf))[:HEAVIEST]
-    khats = {label: psis(terms[label])[1] for label in worst if shares[label] != 0}
-    return {label: khat for label, khat in khats.items() if khat >= KHAT_LIMIT}
 
 
 @dataclass(frozen=True)
@@ -115,7 +40,8 @@ class Diagnostics:
         draws: number of draws.
         minibatch: the weights are from one random part of the data, and so is all of the above.
         weighted: the draws come with their weights, or were resampled by them.
-        heavy: the k-hat of the second moment of scalars whose sd cannot be relied on, see :func:`heavy_tails`.
+        heavy: the k-hat of the second moment of scalars whose sd cannot be relied on, see
+            :func:`~pyroflows.psis.heavy_tails`.
     """
 
     khat: float

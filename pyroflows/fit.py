@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
-from .checks import check_guide, check_options, check_slope, explained, faults, kept
+from .checks import check_guide, check_options, check_slope, explained, kept
 from .diagnostics import CLOSE
+from .faults import faults
 from .flows import with_tails
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (

@@ -8,8 +8,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
-from .checks import check_proper
 from .guides import AutoFlow
+from .improper import check_proper
 from .infer import Annealed, Gaussian, LogJoint, Objective, TracedDensity, Untraceable, base_at, elbo, find_modes
 from .latents import LatentSpace
 from .transforms import FlowTransform, LowerTriangular

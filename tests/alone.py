@@ -1,6 +1,7 @@
 """The modules that need only NumPy and ArviZ, loaded by their paths, so that torch need not be installed."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "pyroflows"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_alone", PACKAGE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of a package of the same files, whose own ``__init__`` does not run."""
+    package = sys.modules.setdefault("pyroflows_alone", ModuleType("pyroflows_alone"))
+    package.__path__ = [str(PACKAGE)]
+    return importlib.import_module(f"pyroflows_alone.{name}")
 
 
 def groups_of(data: Any) -> set[str]:

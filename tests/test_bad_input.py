@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows, log_joint
 from pyroflows.bases import MixtureBase
-from pyroflows.checks import faults, improper
+from pyroflows.faults import faults
+from pyroflows.improper import improper
 from pyroflows.infer import Gaussian, ReverseKL, best_start
 
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from alone import diagnostics
 
 Diagnostics, ChainDiagnostics = diagnostics.Diagnostics, diagnostics.ChainDiagnostics
-heavy_tails = diagnostics.heavy_tails
+heavy_tails, psis = diagnostics.heavy_tails, diagnostics.psis
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_weights_that_are_not_finite(rng: np.random.Generator, bad: float) -> No
     ],
 )
 def test_where_no_tail_can_be_fitted(log_w: NDArray, khat: float) -> None:
-    smoothed, found = diagnostics.psis(log_w)
+    smoothed, found = psis(log_w)
     assert found == khat
     assert smoothed == pytest.approx(log_w - np.logaddexp.reduce(log_w))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
-PLOTTING = ("diagnostics", "report", "plots")
+PLOTTING = ("diagnostics", "psis", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
     ("nets", "numeric", "threads", "scale"),
     ("epochs",),
@@ -20,9 +20,10 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("encoders", "dequantise"),
     ("infer",),
     ("noncentered",),
-    ("diagnostics", "report", "replay", "archive"),
-    ("plots", "checks"),
-    ("draws",),
+    ("psis", "report", "replay", "archive"),
+    ("diagnostics", "plots", "improper"),
+    ("draws", "faults"),
+    ("checks",),
     ("refine",),
     ("posterior", "density", "stages", "vae"),
     ("fit",),
