@@ -1,7 +1,6 @@
 """Training on minibatches, epoch by epoch: early stopping, the best state kept, checkpoints, bad steps dropped."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -12,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import files
 from .threads import Threads
 
 # Steps over which the learning rate rises, and the largest norm of a gradient.
 WARMUP, CLIP = 50, 10.0
+KIND = "a checkpoint of training by epochs"
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Epochs:
                 if validate is not None:
                     self._judge(validate)
                 if checkpoint is not None:
-                    save(self.state_dict(), checkpoint)
+                    files.write(self.state_dict(), checkpoint)
                 bar.update()
                 bar.set_postfix_str(_trend(log))
                 if patience is not None and validate is not None and len(log.train) - log.best_epoch >= patience:
@@ -190,14 +191,10 @@ class Epochs:
         """Goes on from a file that was written by :meth:`run`.
 
         Raises:
-            ValueError: if it is of another kind or another architecture; nothing is changed then.
+            ValueError: if it is damaged, of another kind or another architecture; nothing is changed then.
         """
-        try:
-            state = torch.load(path, map_location="cpu")
-        except Exception as error:  # torch raises whatever it meets in a file of another kind
-            raise ValueError(f"expected a checkpoint, got {path}, which cannot be read: {error}") from error
-        if not (isinstance(state, dict) and state.keys() == self.state_dict().keys()):
-            raise ValueError(f"expected a checkpoint of training by epochs, got another file, {path}")
+        state = files.check_keys(files.read(path, KIND), self.state_dict().keys(), KIND)
+        files.check_keys(state["log"], asdict(self.log).keys(), f"the log of {KIND}")
         self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -246,13 +243,6 @@ class Batches:
 def averaging_weight(decay: float, steps: int) -> float:
     """The weight of the newest iterate in a moving average, which falls from 1 so that the start is forgotten."""
     return 1 - min(decay, steps / (steps + 10))
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Writes a state so that a crash leaves the old file or the new one, never half a file."""
-    part = path.with_name(path.name + ".part")
-    torch.save(state, part)
-    os.replace(part, path)
 
 
 def _trend(log: EpochLog) -> str:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import archive, plots, report
+from . import archive, files, plots, report
 from .diagnostics import Diagnostics
 from .draws import Draws, scalars
 from .flows import with_tails
@@ -26,7 +26,7 @@ class Posterior(Draws):
 
     Args:
         guide: the trained guide, an :class:`~pyroflows.guides.AutoFlow`; use it wherever Pyro takes one.
-        log_joint: the model's log joint density.
+        log_joint: the model's log joint density; parameters of the model itself are kept at their values now.
         history: what the fit recorded.
         num_draws: draws behind diagnostics, summary, ArviZ and plots.
         seed: seed of these draws.
@@ -37,7 +37,8 @@ class Posterior(Draws):
     def __init__(
         self, guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int = 4000, seed: int = 0
     ) -> None:
-        self.guide, self.log_joint, self.history = guide, log_joint, history
+        self.guide, self.log_joint = guide, log_joint.holding(log_joint.parameters())
+        self.history = history
         self.num_draws, self.seed = num_draws, seed
 
     def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
@@ -124,11 +125,17 @@ class Posterior(Draws):
         return refine(method, self.guide, self.log_joint, **options)
 
     def save(self, path: str | Path) -> None:
-        """Writes the guide's numbers, the history and what tells the model apart; no code and no data.
+        """Writes the guide's numbers, the model's parameters, the history and what tells the model apart.
 
-        Parameters of the model itself are not written: use ``pyro.get_param_store().save``.
+        No code and no data are written. The file is whole or the old one is left, and it ends in a checksum.
+
+        Args:
+            path: where the file goes.
+
+        Raises:
+            ValueError, OSError: if it cannot be written there.
         """
-        torch.save(archive.pack(self.guide, self.log_joint, self.history, self.num_draws, self.seed), path)
+        files.write(archive.pack(self.guide, self.log_joint, self.history, self.num_draws, self.seed), path)
 
     @classmethod
     def load(
@@ -145,11 +152,11 @@ class Posterior(Draws):
             kwargs: the model's keyword arguments.
 
         Raises:
-            ValueError: if the file is of something else, or of other latents, another flow, or other data.
+            ValueError: if the file is damaged, of something else, or of other latents, another flow, or other data.
         """
-        guide = (AutoFlow(model, with_tails) if guide is None else guide).setup(*args, **kwargs)
         found = archive.read(path)
-        density = LogJoint(model, args, kwargs, guide.space, dtype=found["dtype"])
+        guide = (AutoFlow(model, with_tails) if guide is None else guide).setup(*args, **kwargs)
+        density = archive.held(found, LogJoint(model, args, kwargs, guide.space, dtype=found["dtype"]))
         return cls(guide, density, *archive.unpack(found, guide, density))
 
     def report(self, path: str | Path | None = None) -> str:
@@ -166,7 +173,9 @@ class Posterior(Draws):
         text = f"{title}\n\n{self.summary(weighted=self.diagnostics.grade == 'usable with weights')}\n{steps}"
         if path is not None:
             figures = [self.plot_loss()] if history.elbo else []
-            Path(path).write_text(report.page(title, text, [*figures, self.plot_pairs()]), encoding="utf-8")
+            page = report.page(title, text, [*figures, self.plot_pairs()])
+            with files.replacing(path) as file:
+                file.write(page.encode())
         return text
 
     def plot_loss(self) -> Any:

@@ -1,5 +1,6 @@
 """Posterior.save and load: the same posterior comes back, anything else is refused; report: one page."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pyroflows import AutoFlow, Posterior, flows
+from pyroflows import AutoFlow, Posterior, archive, files, flows
 from pyroflows.bases import MixtureBase
 from pyroflows.infer import History, LogJoint
 
@@ -74,24 +75,13 @@ def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
 def test_the_file_holds_no_code(path: Path) -> None:
     made().save(path)
     found = torch.load(path, weights_only=True)
-    assert set(found) == {
-        "format",
-        "sites",
-        "noncentered",
-        "state",
-        "log_joint",
-        "history",
-        "dtype",
-        "base",
-        "num_draws",
-        "seed",
-    }
+    assert set(found) == set(archive.KEYS)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ((model, Y + 1.0), "expected the model and data of the saved posterior, whose log joint at its centre is -"),
+        ((model, Y + 1.0), "expected the model and data of the saved posterior, whose log joint at a draw is -"),
         ((other, Y), r"expected a model with the saved latents {'mean': \[\], 'scale': \[\]}, got .*'scale': \[2\]"),
     ],
 )
@@ -157,6 +147,85 @@ def test_another_file(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"expected a file (of Posterior\.save|in the format)"):
         Posterior.load(path, model, Y)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda found: found.pop("seed"),
+            r"expected a file of Posterior.save .* without \['seed'\] and with \[\]",
+        ),
+        (lambda found: found.update(colour=1), r"without \[\] and with \['colour'\] besides: another version"),
+        (lambda found: found["history"].pop("elbo"), r"expected the history in .* got one without \['elbo'\]"),
+        (lambda found: found.update(history=3), r"expected the history in .* got a int"),
+        (lambda found: found.update(format="x"), "expected a file in the format 'pyroflows posterior 2'"),
+    ],
+)
+def test_b4_keys_that_are_missing_or_too_many(path: Path, change: Callable, message: str) -> None:
+    made().save(path)
+    found = files.read(path, "a file")
+    change(found)
+    files.write(found, path)
+    with pytest.raises(ValueError, match=message):
+        Posterior.load(path, model, Y, guide=AutoFlow(model, FLOW))
+
+
+def with_factor(y: Tensor, factor: Callable[[Tensor], Tensor]) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, scale), obs=y)
+    pyro.factor("factor", factor(mean))
+
+
+@pytest.mark.parametrize("factor", [lambda x: -x.square(), lambda x: 0.01 * x.abs(), lambda x: -1.0 * (x > 0)])
+def test_b6_a_factor_that_vanishes_at_the_centre(path: Path, factor: Callable) -> None:
+    posterior = made()
+    posterior.guide.start_at(torch.zeros(2), torch.eye(2))
+    posterior.save(path)
+    changed = partial(with_factor, factor=factor)
+    with pytest.raises(ValueError, match=r"expected the model and data .*, and another at \d+ of 17 points"):
+        Posterior.load(path, changed, Y, guide=AutoFlow(changed, FLOW))
+    same = partial(with_factor, factor=torch.zeros_like)
+    assert_close(Posterior.load(path, same, Y, guide=AutoFlow(same, FLOW)).draws, posterior.draws)
+
+
+def test_b6_one_datum_of_many(path: Path) -> None:
+    y, other = torch.randn(20_000), Y
+    guide = AutoFlow(model, FLOW).setup(y)
+    posterior = Posterior(guide, LogJoint(model, (y,), {}, guide.space, dtype=torch.float64), History())
+    posterior.save(path)
+    other = y.clone()
+    other[7] += 1.0
+    with pytest.raises(ValueError, match="expected the model and data of the saved posterior"):
+        Posterior.load(path, model, other, guide=AutoFlow(model, FLOW))
+
+
+def learning(y: Tensor) -> None:
+    prior = pyro.param("prior", torch.tensor([0.0, 1.0]))
+    mean = pyro.sample("mean", dist.Normal(prior[0], prior[1].exp()))
+    pyro.deterministic("prior_mean", prior[0])
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_the_parameters_of_the_model_come_back(path: Path) -> None:
+    pyro.param("prior", torch.tensor([3.0, 0.5]))
+    posterior = made(learning)
+    posterior.save(path)
+    pyro.clear_param_store()
+    back = Posterior.load(path, learning, Y, guide=AutoFlow(learning, FLOW))
+    assert (back.draws["prior_mean"] == 3.0).all()
+    assert (back.log_weights == posterior.log_weights).all()
+    with pytest.raises(ValueError, match=r"expected a model with the saved parameters {'prior': \(2,\)}, got {}"):
+        Posterior.load(path, sighted, Y, guide=AutoFlow(sighted, FLOW))
+
+
+def sighted(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(3.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
 def test_a_file_that_is_not_there(path: Path) -> None:

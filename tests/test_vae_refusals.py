@@ -11,7 +11,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows import VAE, FlowEncoder, FlowPrior, NormalPrior
+from pyroflows import VAE, FlowEncoder, FlowPrior, NormalPrior, files
 
 X = torch.arange(24.0).view(3, 8) % 2
 NAN = torch.where(torch.arange(24).view(3, 8) == 5, torch.nan, X)
@@ -74,10 +74,16 @@ def test_refuses(name: str) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_text("hello"), "expected a checkpoint, got .*which cannot be read"),
-        (lambda path: torch.save({"weights": X}, path), "expected a checkpoint of training by epochs, got another"),
+        (lambda path: path.write_text("hello"), "expected a checkpoint .*, which has no checksum at its end"),
+        (lambda path: torch.save({"weights": X}, path), "expected a checkpoint .*, which has no checksum at its end"),
+        (
+            lambda path: files.write({"weights": X}, path),
+            "expected a checkpoint of .* with the entries",
+        ),
+        (lambda path: files.write(Path, path), "expected a checkpoint .*, which cannot be read: "),
+        (lambda path: files.write(torch.nn.Linear(1, 1), path), "expected a checkpoint .*, which cannot be read: "),
     ],
-    ids=["text", "weights"],
+    ids=["text", "torch", "weights", "code", "module"],
 )
 def test_a_file_that_is_no_checkpoint(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "vae.pt"

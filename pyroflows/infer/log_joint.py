@@ -1,7 +1,8 @@
 """The log joint density of a Pyro model as a function of one unconstrained vector."""
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
 from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
+from ..parameters import Holding, parameters_of
 from .guard import Untraceable
 
 
@@ -130,6 +132,18 @@ class LogJoint:
             if isinstance(node["value"], Tensor) and node["value"].numel():
                 found[name] = node["value"].cpu().numpy(), plates_of(node)
         return found
+
+    @torch.no_grad()
+    def parameters(self) -> dict[str, Tensor]:
+        """Copies of the parameters that the model declares itself, by name."""
+        with self._settings():
+            return parameters_of(self.trace(self.constrain(self.space.start)))
+
+    def holding(self, values: Mapping[str, Tensor]) -> "LogJoint":
+        """The same log joint with the model's parameters at these values, whatever becomes of them elsewhere."""
+        made = copy.copy(self)
+        made.model = Holding(values)(self.model) if values else self.model
+        return made
 
     def _subsampled(self) -> bool:
         """Whether each call sees a random part of the data."""
