@@ -77,7 +77,7 @@ def test_single_precision_stays() -> None:
 
 def test_time_is_kept() -> None:
     start = standard(2)
-    assert_close(batch_and_match(far_and_sharp, start, seconds=0.0).loc, start.loc)
+    assert_close(batch_and_match(far_and_sharp, start, work=0.0).loc, start.loc)
 
 
 def test_the_gaussian_is_that_of_torch() -> None:

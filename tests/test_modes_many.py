@@ -103,7 +103,7 @@ def test_shapes_of_a_product_are_checked() -> None:
 
 
 def test_crossings_find_the_best_of_many_modes_and_its_neighbours() -> None:
-    found = find_modes(wells, start(COUNT), paths=8, seconds=4.0)
+    found = find_modes(wells, start(COUNT), paths=8, work=4.0)
     signs = torch.stack([gaussian.loc > 0 for _, gaussian in found])
     assert signs[0].all()
     assert (signs.sum(-1) == COUNT - 1).sum() == COUNT

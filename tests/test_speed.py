@@ -75,8 +75,8 @@ def test_a_compiler_that_fails_leaves_the_traced_graph(monkeypatch: pytest.Monke
     ("to_come", "operations", "asked", "chosen"),
     [
         (1e9, 1000, None, [False, True]),
-        (100.0, 1000, None, [False, True]),
-        (100.0, 6000, None, [False]),  # the compiler would take longer
+        (1000.0, 1000, None, [False, True]),
+        (1000.0, 6000, None, [False]),  # the compiler would take longer
         (20.0, 1000, None, [False]),
         (0.1, 1000, None, []),
         (1e9, 1000, False, []),
@@ -90,7 +90,7 @@ def test_the_choice_follows_the_seconds_to_come(
     trainer = Trainer([given], lr=0.1)
     monkeypatch.setattr(trainer, "trace", lambda objective, compile: told.append(compile))
     monkeypatch.setattr(Trainer, "operations", operations)
-    monkeypatch.setattr(speed, "median", lambda seconds: to_come / 85)
+    monkeypatch.setattr(speed, "work_of", lambda step: step() or to_come / 85)
     monkeypatch.setattr(speed, "SETTLED", 20)
     speed_up = SpeedUp(trainer, lambda: noisy(given), 100, asked, lambda text: None)
     for _ in range(30):

@@ -20,6 +20,7 @@ from .svi import CompiledSVI
 from .traced import TracedDensity
 from .traced_loss import TracedLoss
 from .trainer import History, Trainer
+from .work import Counted, work_of
 
 __all__ = [
     "IWAE",
@@ -28,6 +29,7 @@ __all__ = [
     "ChiSquared",
     "CompiledSVI",
     "CompiledTrace_ELBO",
+    "Counted",
     "FlowELBO",
     "ForwardKL",
     "Gaussian",
@@ -63,4 +65,5 @@ __all__ = [
     "score",
     "trend",
     "warn_of_modes",
+    "work_of",
 ]

@@ -1,12 +1,12 @@
 """Batch and match: a full-rank Gaussian learnt from scores, without a step size to tune."""
 
 import math
-import time
 
 import torch
 from torch import Tensor
 
 from .gaussian import Gaussian, LogDensity, score
+from .work import Counted
 
 # Updates over which the weight of a batch falls to zero at the end, and those between two looks at the ELBO.
 COOLING, LOOK = 50, 20
@@ -14,10 +14,12 @@ COOLING, LOOK = 50, 20
 FALL = 10.0
 # More draws than this are not worth their time in high dimensions, where updates then have low rank.
 MOST_DRAWS = 256
+# Seconds of an update beside the log density, for each ``batch * D * min(batch, D)``.
+UPDATE = 2e-9
 
 
 def batch_and_match(
-    log_density: LogDensity, start: Gaussian, *, iterations: int = 150, seconds: float = math.inf
+    log_density: LogDensity, start: Gaussian, *, iterations: int = 150, work: float = math.inf
 ) -> Gaussian:
     """Moves a Gaussian until its score equals that of ``log_density`` at its own draws, as nearly as it can.
 
@@ -30,7 +32,8 @@ def batch_and_match(
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: where to begin; its dtype and device are used throughout.
         iterations: most updates, one call for a batch of scores each.
-        seconds: when to stop at the latest, which is felt beyond some 300 dimensions.
+        work: when to stop at the latest, in seconds by counted operations, see :class:`~pyroflows.infer.Counted`; it is
+            felt beyond some 300 dimensions.
 
     Example:
         >>> target = Gaussian(torch.tensor([3.0, -1.0]).double(), torch.tensor([[2.0, 0.0], [1.0, 0.1]]).double())
@@ -42,11 +45,13 @@ def batch_and_match(
         Batch and match: black-box variational inference with a score-based divergence. Cai, Modi, Pillaud-Vivien,
         Margossian, Gower, Blei, Saul, 2024. https://arxiv.org/abs/2402.14758 (algorithm 1 and equation 10).
     """
-    deadline = time.monotonic() + seconds
+    log_density = Counted.of(log_density, start.loc)
+    stop = log_density.done + work
     state = last = start.loc, start.scale_tril
     dim, t, end, shrink = len(start.loc), 0, iterations, 1.0
     batch, trace = max(64, min(2 * dim, MOST_DRAWS)), []
-    while t < end and shrink > 1e-6 and time.monotonic() < deadline:
+    while t < end and shrink > 1e-6 and log_density.done < stop:
+        log_density.done += UPDATE * batch * dim * min(batch, dim)
         noise = torch.randn(batch, dim, dtype=start.loc.dtype, device=start.loc.device)
         value, grads = score(log_density, state[0] + noise @ state[1].mT)
         good, t = value.isfinite(), t + 1

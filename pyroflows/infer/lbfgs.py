@@ -1,18 +1,20 @@
 """L-BFGS paths uphill on a log density, from several starts at once."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .gaussian import LogDensity, score
+from .work import Counted
 
 # Pairs of steps and gradient changes that make up the metric.
 MEMORY = 10
 # A path ends when so many steps together gain less than this, in nats.
 STEPS, GAIN = 20, 0.01
+# Seconds of an iteration beside the log density.
+ITERATION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,15 @@ class Path:
     grads: Tensor
 
 
-def climb(log_density: LogDensity, starts: Tensor, *, seconds: float, iterations: int = 2000) -> list[Path]:
+def climb(log_density: LogDensity, starts: Tensor, *, work: float, iterations: int = 2000) -> list[Path]:
     """Paths of L-BFGS from each row of ``(K, D)``, all evaluated together, one call for each step of the search.
 
-    A path ends when it gains little, or where no step leads up; all end after ``iterations`` or ``seconds``.
+    A path ends when it gains little, or where no step leads up; all end after ``iterations``, or so many seconds'
+    ``work``, see :class:`~pyroflows.infer.Counted`.
     Points at which the log density is not finite are never stepped on.
 
     Example:
-        >>> (path,) = climb(lambda z: -z.square().sum(-1), torch.ones(1, 2), seconds=1.0)
+        >>> (path,) = climb(lambda z: -z.square().sum(-1), torch.ones(1, 2), work=1.0)
         >>> path.points[-1].allclose(torch.zeros(2), atol=1e-2)
         True
 
@@ -39,12 +42,14 @@ def climb(log_density: LogDensity, starts: Tensor, *, seconds: float, iterations
         Nonsmooth optimization via quasi-Newton methods. Lewis, Overton, 2013 (the line search).
         https://doi.org/10.1007/s10107-012-0514-2
     """
-    deadline = time.monotonic() + seconds
+    log_density = Counted.of(log_density, starts[0])
+    end = log_density.done + work
     found = [(starts, *score(log_density, starts))]
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     alive = found[0][1].isfinite()
     lengths = alive.new_zeros(len(starts), dtype=torch.long)
-    while alive.any() and len(found) <= iterations and time.monotonic() < deadline:
+    while alive.any() and len(found) <= iterations and log_density.done < end:
+        log_density.done += ITERATION
         z, value, grad = found[-1]
         direction = torch.where(alive[:, None], _direction(grad, pairs), 0.0)
         found.append(_search(log_density, z, value, grad, direction))

@@ -1,7 +1,6 @@
 """Several modes: finding them, and those that a flow missed."""
 
 import math
-import time
 import warnings
 
 import torch
@@ -12,6 +11,7 @@ from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo, values
 from .lbfgs import GAIN, Path, climb
 from .pathfinder import candidates
+from .work import Counted
 
 # Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
 APART = 8.0
@@ -26,7 +26,7 @@ CROSSINGS, PARTNERS, LATENTS = 4, 32, 256
 
 
 def find_modes(
-    log_density: LogDensity, start: Gaussian, *, paths: int = 16, seconds: float = 6.0
+    log_density: LogDensity, start: Gaussian, *, paths: int = 16, work: float = 6.0
 ) -> list[tuple[float, Gaussian]]:
     """Gaussians at the ends of L-BFGS paths that lie apart, with their ELBOs, best first.
 
@@ -37,7 +37,8 @@ def find_modes(
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: paths begin at draws from it, widened to twice its scale.
         paths: how many paths.
-        seconds: when to stop, about; at most three quarters of it are for the paths.
+        work: when to stop, in seconds by counted operations, see :class:`~pyroflows.infer.Counted`; at most three
+            quarters of it are for the paths.
 
     Returns:
         The ELBO in nats, a lower bound of the log mass around the mode, and the Gaussian, of each. Empty if no path
@@ -49,22 +50,23 @@ def find_modes(
         >>> [round(gaussian.loc.item(), 1) for _, gaussian in found]
         [3.0, -3.0]
     """
-    deadline = time.monotonic() + seconds
+    log_density = Counted.of(log_density, start.loc)
+    end = log_density.done + work
     starts = start.loc + 2 * (start.sample(paths) - start.loc)
     starts = starts[values(log_density, starts).isfinite()]
-    ends = climb(log_density, starts, seconds=seconds / 2) if len(starts) else []
-    ends += _crossed(log_density, ends, deadline - seconds / 4) if len(ends) > 1 else []
+    ends = climb(log_density, starts, work=work / 2) if len(starts) else []
+    ends += _crossed(log_density, ends, end - work / 4) if len(ends) > 1 else []
     found: list[tuple[float, Gaussian]] = []
     best = -math.inf
     for path in sorted(ends, key=_height, reverse=True):
-        if found and time.monotonic() > deadline:
+        if found and log_density.done > end:
             break
         if all(_apart(path.points[-1], other) for _, other in found):
-            for level, gaussian in _around(log_density, path, deadline):
+            for level, gaussian in _around(log_density, path, end):
                 best = max(best, level)
                 # What is too faint to count stays as it is, so that its other paths end there, too.
                 faint = level < best - 2 * FAINT
-                found.append((level, gaussian) if faint else _refined(log_density, gaussian, deadline))
+                found.append((level, gaussian) if faint else _refined(log_density, gaussian, end))
     apart: list[tuple[float, Gaussian]] = []
     for level, gaussian in sorted(found, key=lambda pair: -pair[0]):
         if level > -math.inf and all(_apart(gaussian.loc, other) for _, other in apart):
@@ -72,26 +74,26 @@ def find_modes(
     return apart
 
 
-def _crossed(log_density: LogDensity, ends: list[Path], deadline: float) -> list[Path]:
+def _crossed(log_density: Counted, ends: list[Path], end: float) -> list[Path]:
     """Paths from crossings of the best mode with the others, from the crossings' best with all, and so on."""
     found: list[Path] = []
     ends = sorted(ends, key=_height, reverse=True)[:PARTNERS]
     top = ends[0]
     for _ in range(CROSSINGS):
         points = torch.stack([path.points[-1] for path in ends])
-        around = _around(log_density, top, deadline)
+        around = _around(log_density, top, end)
         starts = torch.cat([points[:0], *(_crossings(log_density, gaussian, points) for _, gaussian in around)])
-        seconds = deadline - time.monotonic()
-        if not len(starts) or seconds <= 0:
+        work = end - log_density.done
+        if not len(starts) or work <= 0:
             break
-        new = climb(log_density, starts, seconds=seconds / 2)
+        new = climb(log_density, starts, work=work / 2)
         found += new
         better = [path.points[-1] - top.points[-1] for path in new if _height(path) > _height(top) + GAIN]
         if not better:
             break
         # What is better in one latent each is often better in all of them.
         both = top.points[-1] + torch.stack(better).sum(0)
-        found += climb(log_density, both[None], seconds=seconds / 4)
+        found += climb(log_density, both[None], work=work / 4)
         top = max([top, *found], key=_height)
     return found
 
@@ -121,16 +123,15 @@ def _height(path: Path) -> float:
     return path.values[-1].item()
 
 
-def _around(log_density: LogDensity, path: Path, deadline: float) -> list[tuple[float, Gaussian]]:
+def _around(log_density: Counted, path: Path, end: float) -> list[tuple[float, Gaussian]]:
     """The best Gaussian on a path, with its ELBO; none if that is not finite."""
-    level, loc, root = candidates(log_density, [path], deadline)[0]
+    level, loc, root = candidates(log_density, [path], end)[0]
     return [(level, Gaussian.from_root(loc, root))] if level > -math.inf else []
 
 
-def _refined(log_density: LogDensity, gaussian: Gaussian, deadline: float) -> tuple[float, Gaussian]:
+def _refined(log_density: Counted, gaussian: Gaussian, end: float) -> tuple[float, Gaussian]:
     """The better by ELBO of a Gaussian and its match."""
-    seconds = deadline - time.monotonic()
-    matched = batch_and_match(log_density, gaussian, iterations=MATCHES, seconds=seconds)
+    matched = batch_and_match(log_density, gaussian, iterations=MATCHES, work=end - log_density.done)
     return max(((elbo(log_density, g), g) for g in (gaussian, matched)), key=lambda pair: pair[0])
 
 
@@ -174,7 +175,7 @@ def _place(mode: Gaussian, draws: Tensor) -> str:
 def warn_of_modes(
     posterior: FlowDistribution, log_density: LogDensity, start: Gaussian, level: float, finished: bool = True
 ) -> None:
-    """Searches for modes, for about a second at most, and warns of those that a flow missed.
+    """Searches for modes, for a second's work at most, and warns of those that a flow missed.
 
     Args:
         posterior: the flow.
@@ -184,7 +185,7 @@ def warn_of_modes(
         finished: whether it had stopped rising; else more steps may be all that it takes.
     """
     try:
-        found = find_modes(log_density, start, paths=8, seconds=1.0)
+        found = find_modes(log_density, start, paths=8, work=1.0)
         missed = missed_modes(posterior, log_density, found, level)
     except torch.linalg.LinAlgError:  # a matrix far out, which must not take the fit with it
         return

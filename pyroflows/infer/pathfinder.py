@@ -1,7 +1,6 @@
 """Pathfinder: a Gaussian found on the way to a mode and judged by its ELBO."""
 
 import math
-import time
 from collections.abc import Iterable
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from .gaussian import Gaussian, LogDensity, elbo, score, values
 from .lbfgs import Path, climb
+from .work import Counted
 
 # Places on each path, of which every so many are looked at first, and pairs of draws to compare them by.
 PLACES, STRIDE, PAIRS = 24, 4, 16
@@ -22,7 +22,7 @@ WIDTHS = 1.0, 0.3
 Candidate = tuple[float, Tensor, Tensor]
 
 
-def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float = 6.0) -> Gaussian:
+def pathfinder(log_density: LogDensity, start: int | Tensor, *, work: float = 6.0) -> Gaussian:
     """The Gaussian of best ELBO on L-BFGS paths from four random starts, and from a given one.
 
     At some 24 places on each path, close at first and ever further apart, the Hessian is taken by differences of the
@@ -33,7 +33,8 @@ def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float =
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable, and finite near the starts.
         start: the number of dimensions, or a point of shape ``(D,)`` whose dtype and device are then used.
-        seconds: when to stop looking, about; half of it is for the paths. Results can be reproduced if it suffices.
+        work: when to stop looking, in seconds by counted operations, see :class:`~pyroflows.infer.Counted`; half of
+            it is for the paths.
 
     Raises:
         ValueError: if ``start`` is neither.
@@ -49,9 +50,11 @@ def pathfinder(log_density: LogDensity, start: int | Tensor, *, seconds: float =
         Pathfinder: parallel quasi-Newton variational inference. Zhang, Carpenter, Gelman, Vehtari, 2022.
         https://arxiv.org/abs/2108.03782 (the idea; the covariance here is not that of L-BFGS).
     """
-    deadline = time.monotonic() + seconds
-    paths = climb(log_density, _starts(log_density, start), seconds=seconds / 2)
-    finalists = candidates(log_density, paths, deadline)[:FINALISTS]
+    starts = _starts(log_density, start)
+    log_density = Counted.of(log_density, starts[0])
+    end = log_density.done + work
+    paths = climb(log_density, starts, work=work / 2)
+    finalists = candidates(log_density, paths, end)[:FINALISTS]
     gaussians = [Gaussian.from_root(loc, root) for level, loc, root in finalists if level > -math.inf]
     judged = [(elbo(log_density, gaussian), gaussian) for gaussian in gaussians]
     if max((level for level, _ in judged), default=-math.inf) == -math.inf:
@@ -76,13 +79,13 @@ def _starts(log_density: LogDensity, start: int | Tensor) -> Tensor:
     return torch.cat([given, tries[range(4), finite.int().argmax(1)]])
 
 
-def candidates(log_density: LogDensity, paths: list[Path], deadline: float) -> list[Candidate]:
+def candidates(log_density: Counted, paths: list[Path], end: float) -> list[Candidate]:
     """The best Gaussian at each place on some paths that is looked at, best first.
 
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``.
         paths: where L-BFGS went, see :func:`~pyroflows.infer.lbfgs.climb`.
-        deadline: when to stop, by ``time.monotonic()``, once one place has been looked at.
+        end: when to stop, by the work that the log density has done, once one place has been looked at.
 
     Returns:
         The ELBO in nats, the mean and a root of the covariance of each.
@@ -93,7 +96,7 @@ def candidates(log_density: LogDensity, paths: list[Path], deadline: float) -> l
 
     def judge(chosen: Iterable[int]) -> None:
         for i in chosen:
-            if not found or time.monotonic() < deadline:
+            if not found or log_density.done < end:
                 _, path, t = places[i]
                 found[i] = _best_at(log_density, path.points[t], path.grads[t], torch.cat([noise, -noise]))
 

@@ -1,24 +1,25 @@
-"""Which way to run the steps of a fit: plain, as a traced graph, or compiled, from what a step costs."""
+"""Which way to run the steps of a fit: plain, as a traced graph, or compiled, from what a step costs.
 
-import time
+The cost is counted, not timed, so that a fit goes the same way on a busy machine.
+"""
+
 from collections.abc import Callable
-from statistics import median
 
 from torch import Tensor
 
 from .guard import Untraceable
 from .trainer import Trainer
+from .work import work_of
 
-# Steps that are timed before it is decided whether to trace, and those before whether to compile: many fits are over
-# by then.
+# Steps before it is decided whether to trace, and between decisions whether to compile.
 PROBE, SETTLED = 15, 500
 # Seconds of steps to come from which it pays to trace, which costs a second or two; and to compile a traced step, for
-# each of its operations: a compiler takes 15 to 20 ms for one, and many fits stop early.
+# each of its operations: a compiler takes 15 to 20 ms for one, and spares a part of the seconds only.
 TRACE_FROM, COMPILE_FROM = 4.0, 0.05
 
 
 class SpeedUp:
-    """Runs a trainer's steps, and speeds them up once it has seen what they cost.
+    """Runs a trainer's steps, and speeds them up by what the first one costs.
 
     Args:
         trainer: what is run.
@@ -38,24 +39,28 @@ class SpeedUp:
     ) -> None:
         self.trainer, self.objective, self.steps, self.compile = trainer, objective, steps, compile
         self.announce = announce
-        self._seconds: list[float] = []
+        self._price = 0.0
 
     def step(self) -> None:
-        """One step; the first ones are timed."""
-        start = time.perf_counter()
-        self.trainer.step(self.objective)
-        self._seconds.append(time.perf_counter() - start)
-        if self.compile is not False and len(self._seconds) in (PROBE, SETTLED):
-            to_come = (self.steps - len(self._seconds)) * median(self._seconds[-PROBE:])
-            self._decide(to_come, first=len(self._seconds) == PROBE)
+        """One step; the operations of the first are counted."""
+        if self._price:
+            self.trainer.step(self.objective)
+        else:
+            self._price = work_of(lambda: self.trainer.step(self.objective))
+        done = self.trainer.done
+        if self.compile is not False and (done == PROBE or done % SETTLED == 0):
+            self._decide(first=done == PROBE)
 
-    def _decide(self, to_come: float, first: bool) -> None:
-        """Traces or compiles, given the seconds that the steps to come would take as they are."""
+    def _decide(self, first: bool) -> None:
+        """Traces or compiles where the steps to come would take long as they are."""
+        to_come = min(self.steps - self.trainer.done, self.trainer.left)
+        # Most fits stop long before their last step: one that has gone on for so long goes on for about as long again.
+        likely = min(to_come, self.trainer.done)
         if first and self.compile:
             self._change("compiled")
-        elif first and to_come > TRACE_FROM:
+        elif first and to_come * self._price > TRACE_FROM:
             self._change("traced")
-        elif not first and self.trainer.history.speed == "traced" and to_come > COMPILE_FROM * self.trainer.operations:
+        elif self.trainer.history.speed == "traced" and likely * self._price > COMPILE_FROM * self.trainer.operations:
             self._change("compiled")
 
     def _change(self, speed: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +9,7 @@ from functools import partial
 from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo
 from .pathfinder import pathfinder
+from .work import Counted
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Attempt:
     Args:
         name: how it was found.
         elbo: its ELBO in nats, ``-inf`` if the log density was not finite at a draw.
-        seconds: what it took.
+        work: what it took, in seconds by counted operations.
         gaussian: what was found, None if nothing.
     """
 
     name: str
     elbo: float
-    seconds: float
+    work: float
     gaussian: Gaussian | None = field(repr=False)
 
 
@@ -33,7 +33,7 @@ def best_start(
     log_density: LogDensity,
     start: Gaussian,
     *,
-    seconds: float = 6.0,
+    work: float = 6.0,
     note: Callable[[Attempt], object] = lambda attempt: None,
 ) -> Gaussian:
     """The best, by ELBO over 512 draws, of a plain start, a path, and batch and match from both.
@@ -44,7 +44,8 @@ def best_start(
     Args:
         log_density: maps ``(B, D)`` to ``(B,)``, each row by itself; differentiable.
         start: the plain start; a path begins at its mean, too. Its dtype (float64 is safe) and device are used.
-        seconds: most for the path and for each match, about; small smooth models need far less.
+        work: most for the path and for each match, in seconds by counted operations, see
+            :class:`~pyroflows.infer.Counted`; small smooth models need far less.
         note: is told of each attempt.
 
     Raises:
@@ -61,13 +62,14 @@ def best_start(
         >>> best.loc.allclose(target.loc)
         True
     """
+    log_density = Counted.of(log_density, start.loc)
     tried = [
         _attempt("start", log_density, lambda: start),
-        _attempt("path", log_density, partial(pathfinder, log_density, start.loc, seconds=seconds)),
+        _attempt("path", log_density, partial(pathfinder, log_density, start.loc, work=work)),
     ]
     for attempt in tried[:]:
         if attempt.gaussian is not None:
-            make = partial(batch_and_match, log_density, attempt.gaussian, seconds=seconds)
+            make = partial(batch_and_match, log_density, attempt.gaussian, work=work)
             tried.append(_attempt(f"{attempt.name}, matched", log_density, make))
     for attempt in tried:
         note(attempt)
@@ -81,9 +83,9 @@ def best_start(
     return best.gaussian
 
 
-def _attempt(name: str, log_density: LogDensity, make: Callable[[], Gaussian]) -> Attempt:
-    began, gaussian = time.monotonic(), None
+def _attempt(name: str, log_density: Counted, make: Callable[[], Gaussian]) -> Attempt:
+    before, gaussian = log_density.done, None
     with contextlib.suppress(FloatingPointError):
         gaussian = make()
     reached = -math.inf if gaussian is None else elbo(log_density, gaussian)
-    return Attempt(name, reached, time.monotonic() - began, gaussian)
+    return Attempt(name, reached, log_density.done - before, gaussian)

@@ -1,16 +1,17 @@
 """The log joint in the base space of a flow as a potential energy whose gradient costs no Python."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from torch import Tensor
 
 from ..guides import AutoFlow
-from ..infer import LogJoint, TracedDensity, Untraceable
+from ..infer import LogJoint, TracedDensity, Untraceable, work_of
 
-# Compiling takes some 15 to 40 seconds, and makes a gradient about ten times as fast.
-COMPILE_FROM = 30.0
+# Compiling takes some 15 to 40 seconds, and makes a gradient about ten times as fast. Replays take half as long as
+# their operations are priced at.
+COMPILE_FROM = 60.0
 
 
 class Potential:
@@ -23,7 +24,7 @@ class Potential:
         guide: its transform maps the base space to the unconstrained latents.
         log_joint: the model's log joint density.
         calls: how many gradients will be taken, about.
-        compile: None compiles where so many replays would take more than half a minute, True and False as they say.
+        compile: None compiles where so many replays would take long, by their operations; True and False as they say.
     """
 
     def __init__(self, guide: AutoFlow, log_joint: LogJoint, calls: int = 0, compile: bool | None = None) -> None:
@@ -38,7 +39,7 @@ class Potential:
         except Untraceable:
             return
         self.speed = "traced"
-        if compile or (compile is None and calls * _seconds(traced, start) > COMPILE_FROM):
+        if compile or (compile is None and calls * work_of(partial(traced.value_and_score, start)) > COMPILE_FROM):
             # Compilers fail in many ways, for one where none is installed; a replay is as right.
             with suppress(Exception):
                 traced.graph.compile([start[None]])
@@ -52,10 +53,3 @@ class Potential:
     def __call__(self, state: dict[str, Tensor]) -> Tensor:
         """The potential energy, for Pyro's HMC and NUTS."""
         return -self._density(state["x"].to(self._dtype))
-
-
-def _seconds(density: TracedDensity, x: Tensor) -> float:
-    begin = time.perf_counter()
-    for _ in range(10):
-        density.value_and_score(x)
-    return (time.perf_counter() - begin) / 10
