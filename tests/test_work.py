@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import pyroflows
 from pyroflows import Posterior, flows
-from pyroflows.infer import Counted, Gaussian, Trainer, speed, work_of
+from pyroflows.infer import Counted, Gaussian, Trainer, find_modes, speed, work_of
 
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 
@@ -42,6 +42,18 @@ def fitted() -> Posterior:
     )
 
 
+def test_a16_searches_do_not_look_at_the_clock(clock: list[float]) -> None:
+    start, found = Gaussian(torch.zeros(2).double(), torch.eye(2).double()), []
+    for rate in (0.01, 1000.0):
+        clock[0] = rate
+        pyro.set_rng_seed(3)
+        modes = find_modes(lambda z: -(z.square() - 4.0).square().sum(-1), start)
+        found.append(torch.stack([gaussian.loc for _, gaussian in modes]))
+    assert len(found[0]) == 4
+    assert_close(found[1], found[0])
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # 60 steps are few
 def test_a16_the_clock_decides_nothing(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["pyroflows.infer.polish"], "BLOCK", 20)
