@@ -11,7 +11,7 @@ from torch import Tensor
 from . import plots, report
 from .diagnostics import ChainDiagnostics, Diagnostics
 from .infer import LogJoint
-from .numeric import check_counts
+from .numeric import check_counts, seed_of
 from .replay import Replay
 
 
@@ -117,7 +117,7 @@ class Draws(ABC):
             names: sites to show, all by default.
             max_scalars: how many scalars at most.
         """
-        draws = self.sample(len(self.weights), seed=0) if self.weighted else self.draws
+        draws = self.sample(len(self.weights), seed=seed_of("plot_pairs")) if self.weighted else self.draws
         chosen = draws if names is None else {name: draws[name] for name in names}
         return plots.plot_pairs(_numpy(chosen), max_scalars)
 

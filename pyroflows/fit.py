@@ -39,7 +39,7 @@ from .infer import (
 )
 from .infer.stopping import SMALL_KL
 from .noncentered import noncentered as noncentered_map
-from .numeric import check_counts, seeded
+from .numeric import check_counts, seed_of, seeded
 from .posterior import Posterior
 from .stages import Density, Place, Start, choose_precision, gaussian_at, start_guide, wide_log_joint
 from .threads import Threads
@@ -209,7 +209,7 @@ def _places(plain: Place, density: LogJoint, noncentered: bool | None, rows: int
 
 def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
     """About what a step takes: gradients of the flow's draws, and of the log joint where that is finite."""
-    with seeded(0, density.space.start.device):
+    with seeded(seed_of("the time of a step"), density.space.start.device):
         draws, log_q = guide.core_posterior().rsample_and_log_prob((rows,))
         torch.autograd.grad(draws.sum() + log_q.sum(), [*guide.transform.parameters()], allow_unused=True)
         score(density, density.space.start.expand(rows, -1))

@@ -16,11 +16,13 @@ from torch.distributions import Distribution, biject_to
 from .distributions import FlowDistribution
 from .flows import iaf
 from .latents import LatentSpace, check_model, innermost
-from .numeric import check_counts, seeded
+from .numeric import check_counts, seed_of, seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
 # Beyond this many latents the affine map of the guide is diagonal: a triangle has D^2 / 2 numbers.
 FULL_RANK_LIMIT = 1000
+# Of the draws behind its moments, so that they are the same in every call.
+SEED = seed_of("moments of a guide")
 
 
 def init_to_origin(site: dict) -> Tensor:
@@ -247,7 +249,7 @@ class AutoFlow(AutoContinuous):
         return self.get_posterior().log_prob(z) + ladj
 
     @torch.no_grad()
-    def entropy(self, num_samples: int = 4000, *, seed: int | None = 0) -> Tensor:
+    def entropy(self, num_samples: int = 4000, *, seed: int | None = SEED) -> Tensor:
         """Monte Carlo estimate of the entropy of the guide in constrained space, in nats."""
         self._check_ready()
         with seeded(seed, self.device):
@@ -255,7 +257,7 @@ class AutoFlow(AutoContinuous):
         return (self.space.constrain(z)[1] - log_prob).mean()
 
     def median(
-        self, *args: object, num_samples: int = 4000, seed: int | None = 0, **kwargs: object
+        self, *args: object, num_samples: int = 4000, seed: int | None = SEED, **kwargs: object
     ) -> dict[str, Tensor]:
         """The median of every site, from samples in constrained space; model arguments are not needed."""
         return {name: v.quantile(0.5, dim=0) for name, v in self.sample(num_samples, seed=seed).items()}
@@ -265,18 +267,18 @@ class AutoFlow(AutoContinuous):
         quantiles: Sequence[float] | Tensor,
         *args: object,
         num_samples: int = 4000,
-        seed: int | None = 0,
+        seed: int | None = SEED,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """Quantiles of every site from samples, of shape ``(len(quantiles), *site.shape)``."""
         samples = self.sample(num_samples, seed=seed)
         return {name: v.quantile(torch.as_tensor(quantiles).to(v), dim=0) for name, v in samples.items()}
 
-    def mean(self, *, num_samples: int = 4000, seed: int | None = 0) -> dict[str, Tensor]:
+    def mean(self, *, num_samples: int = 4000, seed: int | None = SEED) -> dict[str, Tensor]:
         """The mean of every site, from samples in constrained space."""
         return {name: v.mean(0) for name, v in self.sample(num_samples, seed=seed).items()}
 
-    def sd(self, *, num_samples: int = 4000, seed: int | None = 0) -> dict[str, Tensor]:
+    def sd(self, *, num_samples: int = 4000, seed: int | None = SEED) -> dict[str, Tensor]:
         """The standard deviation of every site, from samples in constrained space."""
         return {name: v.std(0) for name, v in self.sample(num_samples, seed=seed).items()}
 

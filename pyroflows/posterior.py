@@ -15,10 +15,13 @@ from .draws import Draws, scalars
 from .flows import with_tails
 from .guides import AutoFlow
 from .infer import History, LogJoint
-from .numeric import check_counts, seeded
+from .numeric import check_counts, seed_of, seeded
 from .refine import Refined, refine
 from .refine.refined import propose
 from .refine.weights import weight_stats
+
+# Of the draws that judge a fit: data that were made from a seed of the user's own do not have the same numbers.
+SEED = seed_of("draws of a posterior")
 
 
 class Posterior(Draws):
@@ -29,13 +32,13 @@ class Posterior(Draws):
         log_joint: the model's log joint density; parameters of the model itself are kept at their values now.
         history: what the fit recorded.
         num_draws: draws behind diagnostics, summary, ArviZ and plots.
-        seed: seed of these draws.
+        seed: seed of these draws, by default one that no data are likely to come from.
     """
 
     weighted = False
 
     def __init__(
-        self, guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int = 4000, seed: int = 0
+        self, guide: AutoFlow, log_joint: LogJoint, history: History, num_draws: int = 4000, seed: int = SEED
     ) -> None:
         self.guide, self.log_joint = guide, log_joint.holding(log_joint.parameters())
         self.history = history

@@ -68,6 +68,7 @@ def test_the_guide_of_fit_needs_no_name(path: Path) -> None:
     guide = AutoFlow(model, flows.with_tails).setup(Y)
     posterior = Posterior(guide, LogJoint(model, (Y,), {}, guide.space), History())
     posterior.save(path)
+    assert Posterior.load(path, model, Y).seed == posterior.seed > 2**32  # a20: no seed that data come from
     assert_close(Posterior.load(path, model, Y).sample(5, seed=1), posterior.sample(5, seed=1))
     assert_close(Posterior.load(path, model, y=Y).sample(5, seed=1), posterior.sample(5, seed=1))
 

@@ -1,5 +1,8 @@
 """Floor 0: the numerical helpers and the plain networks."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,9 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 
 from pyroflows.nets import MLP, Parameters, join
-from pyroflows.numeric import is_traced, seeded, soft_clip, soft_unclip
+from pyroflows.numeric import is_traced, seed_of, seeded, soft_clip, soft_unclip
+
+PACKAGE = Path(__file__).parents[1] / "pyroflows"
 
 
 @pytest.mark.parametrize("bound", [0.5, 3.0, 20.0])
@@ -79,3 +84,27 @@ def test_join_broadcasts_batches() -> None:
     assert both.shape == (5, 4, 5)
     assert torch.equal(both[2, 3], torch.cat([z[2, 0], context[3]]))
     assert join(z, None) is z
+
+
+def test_a20_seeds_have_names_that_no_data_come_from() -> None:
+    seeds = [seed_of(name) for name in ("a", "b", "draws of a posterior")]
+    assert seeds == [seed_of(name) for name in ("a", "b", "draws of a posterior")]
+    assert len(set(seeds)) == 3
+    assert all(2**32 < seed < 2**63 and seed % 2**32 > 100_000 for seed in seeds)  # torch's CPU reads 32 bits
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a20_no_seed_is_a_number_that_users_take(file: Path) -> None:
+    """Neither what is seeded inside nor the default of an argument."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            seeds = [k.value for k in node.keywords if k.arg in ("seed", "random_state")]
+            seeds += node.args[:1] if name in ("seeded", "manual_seed", "set_rng_seed", "default_rng") else []
+        elif isinstance(node, ast.FunctionDef):
+            usual = zip(node.args.args[::-1], node.args.defaults[::-1], strict=False)
+            named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            seeds = [value for arg, value in [*usual, *named] if "seed" in arg.arg or arg.arg == "random_state"]
+        else:
+            continue
+        assert not [s for s in seeds if isinstance(s, ast.Constant) and isinstance(s.value, int)]

@@ -91,6 +91,16 @@ def test_another_seed_gives_other_draws() -> None:
     assert not torch.equal(other.draws["mu"], one.draws["mu"][:300])
 
 
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_a20_the_judge_draws_other_numbers_than_data(seed: int) -> None:
+    """A design of standard normal numbers by a user's seed has none in common with the draws of a normal guide."""
+    posterior = about(1.0, num_draws=300)
+    torch.manual_seed(seed)
+    design = {round(x, 4) for x in torch.randn(300, 2).flatten().tolist()}
+    drawn = {round(x, 4) for x in posterior.draws["x"].flatten().tolist()}
+    assert len(design & drawn) < 0.1 * len(drawn)  # some by chance
+
+
 def test_the_exact_posterior_is_recognised() -> None:
     posterior = about(1.0)
     assert posterior.log_weights == pytest.approx(-2.0, abs=1e-5)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ..numeric import seeded
+from ..numeric import seed_of, seeded
 
 
 @contextlib.contextmanager
 def law_broken(law: str, subject: object, way: str) -> Iterator[None]:
     """Seeds what runs inside; whatever goes wrong there is told as a broken law."""
     try:
-        with seeded(0, torch.device("cpu")):
+        with seeded(seed_of(law), torch.device("cpu")):
             yield
     except Exception as error:
         raise AssertionError(f"{type(subject).__name__} breaks the law {law!r} {way}: {error}") from error

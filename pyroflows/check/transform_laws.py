@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from ..distributions import FlowDistribution, standard_normal
-from ..numeric import seeded, slope
+from ..numeric import seed_of, seeded, slope
 from ..transforms import Autoregressive, Compose, FlowTransform, Permute
 from .expectations import expect, expect_change, expect_close, law_broken, normal
 
@@ -109,9 +109,9 @@ def log_det(transform: FlowTransform, context: Tensor | None) -> None:
 def carried_score(transform: FlowTransform, context: Tensor | None) -> None:
     """The slope of the log density at a draw is the one that autograd finds, the draw that of an ordinary pass."""
     density = FlowDistribution(transform=transform.condition(context))
-    with seeded(1, torch.device("cpu")):
+    with seeded(seed_of("a draw and its score"), torch.device("cpu")):
         plain = density.rsample((ROWS,))
-    with seeded(1, torch.device("cpu")):
+    with seeded(seed_of("a draw and its score"), torch.device("cpu")):
         value, log_prob, score = density.rsample_and_score((ROWS,))
     expect_close("the draw", value, plain)
     fixed = value.detach().requires_grad_()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ..numeric import seeded
+from ..numeric import seed_of, seeded
 from .record import CHECKS
 from .tidy import RANDOM, changed, copies, is_expanded
 
@@ -138,7 +138,7 @@ def record(
     # Kernels are loaded, and memory is found, by calls that do not count.
     current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     aside.wait_stream(current)
-    with torch.cuda.stream(aside), seeded(1, device):
+    with torch.cuda.stream(aside), seeded(seed_of("calls before a recording"), device):
         for _ in range(2):
             function(*copies(tensors))
     current.wait_stream(aside)

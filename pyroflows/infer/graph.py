@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from ..numeric import seeded
+from ..numeric import seed_of, seeded
 from .compiler import compiled
 from .cuda_graph import launched
 from .guard import LIFTS, Guard, Readers, Untraceable, reason
@@ -223,7 +223,7 @@ def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
     tracer.given = graph.parameters
     replay, own = torch.no_grad()(graph.module.forward), [*graph.parameters, *graph.closed]
     for run in (tracer, lambda *given: replay(*own, *given)):
-        with seeded(1, *(t.device for t in [*own, *inputs])):
+        with seeded(seed_of("a replay and its function"), *(t.device for t in [*own, *inputs])):
             results.append(run(*_fresh(inputs)))
     for expected, got in zip(*results, strict=True):
         if not torch.allclose(expected, got, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):

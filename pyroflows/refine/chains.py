@@ -12,7 +12,7 @@ from torch import Tensor
 from ..diagnostics import ChainDiagnostics
 from ..guides import AutoFlow
 from ..infer import LogJoint, score
-from ..numeric import check_counts, seeded
+from ..numeric import check_counts, seed_of, seeded
 from ..replay import Replay
 from ..report import labelled
 from ..threads import Threads
@@ -128,7 +128,7 @@ def neutra(
 def _gradient(guide: AutoFlow, log_joint: LogJoint) -> None:
     """About what each step of a chain takes, from a seed of its own."""
     start = log_joint.space.start
-    with seeded(0, start.device):
+    with seeded(seed_of("the time of a gradient"), start.device):
         score(log_joint, guide.get_posterior().sample((1,)).to(start))
 
 
