@@ -27,6 +27,7 @@ class Site:
         event_dim: how many of the last dimensions are one event.
         plates: names of the plates, outermost first, one for each batch dimension (None: no plate there).
         start: first place in the vector.
+        dtype: what its values were drawn in.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Site:
     event_dim: int
     plates: tuple[str | None, ...]
     start: int
+    dtype: torch.dtype
 
     @property
     def transform(self) -> Transform:
@@ -79,7 +81,8 @@ class LatentSpace:
             fn = node["fn"]
             with helpful_support_errors(node):
                 biject_to(fn.support)
-            sites.append(Site(name, fn.support, node["value"].shape, fn.event_dim, plates_of(node), start))
+            value = node["value"]
+            sites.append(Site(name, fn.support, value.shape, fn.event_dim, plates_of(node), start, value.dtype))
             start = sites[-1].stop
         return cls(sites, {site.name: trace.nodes[site.name]["value"].detach() for site in sites})
 
@@ -182,6 +185,7 @@ def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dic
     """Compares the supports with those at another point: a guide reads them once."""
     space = LatentSpace.of(trace)
     values, _ = space.constrain(space.start + 0.1)
+    values = {site.name: values[site.name].to(site.dtype) for site in space.sites}
     with pyro.validation_enabled(False):  # the density may well be undefined there
         moved = trace_of(poutine.condition(model, data=values), args, kwargs)
     check_latents(space.sites, moved)

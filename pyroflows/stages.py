@@ -56,8 +56,11 @@ def wide_log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpac
         return own
     try:
         double = LogJoint(model, args, kwargs, space, dtype=torch.float64)
-        value = double(double.space.start[None])
-    except (RuntimeError, TypeError):  # the model holds tensors in single precision that do not mix with double
+        z = double.space.start.detach()[None].requires_grad_()
+        with torch.enable_grad():
+            value = double(z)
+            torch.autograd.grad(value.sum(), z)  # which may fail where the value does not
+    except (RuntimeError, TypeError, ValueError):  # the model holds tensors in single precision that do not mix
         return own
     return double if value.dtype == torch.float64 and value.isfinite().all() else own
 

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import pyro
 import torch
@@ -14,11 +13,11 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils import _pytree as pytree
 
 from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
 from ..parameters import Holding, parameters_of
 from .guard import Untraceable
+from .precision import default_dtype, in_precision, run_in
 
 
 class LogJoint:
@@ -51,10 +50,10 @@ class LogJoint:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.dtype, self.model = dtype, model if dtype is None else partial(_run_in, dtype, model)
+        self.dtype, self.model = dtype, model if dtype is None else partial(run_in, dtype, model)
         self.args, self.kwargs = in_precision((args, kwargs), dtype)
         if space is None:
-            with _default_dtype(dtype):
+            with default_dtype(dtype):
                 check_model(model, *self.args, **self.kwargs)
                 space = self._latents()
         elif dtype is not None:
@@ -81,7 +80,7 @@ class LogJoint:
         """Maps ``(..., D)`` to ``(...)``; differentiable."""
         if z.shape[-1:] != (self.size,):
             raise ValueError(f"expected vectors of size {self.size}, got shape {tuple(z.shape)}")
-        rows = in_precision(z.reshape(-1, self.size), self.dtype)
+        rows = z.reshape(-1, self.size).to(self.space.start.dtype)
         with self._settings():
             return self._rows(rows).reshape(z.shape[:-1])
 
@@ -93,26 +92,30 @@ class LogJoint:
         """The vectors of shape ``(..., D)`` for values by name."""
         return self.space.unconstrain(values)[0]
 
+    def typed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values by name in the dtypes that the model runs in, whatever a guide draws: the one door for dtypes."""
+        own = {site.name: self.dtype or site.dtype for site in self.space.sites}
+        return {name: value.to(own.get(name, value.dtype)) for name, value in values.items()}
+
     def trace(self, values: dict[str, Tensor]) -> poutine.Trace:
         """A run of the model with the latents at values by name.
 
         Raises:
             ValueError: if the run has other latents than the first one.
         """
-        data = in_precision(values, self.dtype)
-        found = trace_of(poutine.condition(self.model, data=data), self.args, self.kwargs)
+        found = trace_of(poutine.condition(self.model, data=self.typed(values)), self.args, self.kwargs)
         check_latents(self.space.sites, found)
         return found
 
     def priors(self, z: Tensor) -> dict[str, Distribution]:
         """The distributions that the latent sites are drawn from, where the others are those of a vector ``(D,)``."""
         with self._settings():
-            nodes = self.trace(self.constrain(in_precision(z, self.dtype))).nodes
+            nodes = self.trace(self.constrain(z.to(self.space.start.dtype))).nodes
         return {site.name: nodes[site.name]["fn"] for site in self.space.sites}
 
     def terms(self, z: Tensor) -> dict[str, Tensor]:
         """The log density of each site ``(B,)`` at vectors ``(B, D)``, and that of the change of variables."""
-        rows = in_precision(z, self.dtype)
+        rows = z.to(self.space.start.dtype)
         with self._settings():
             if not self._one_by_one:
                 return torch.func.vmap(self._terms, randomness="same")(rows)
@@ -153,7 +156,7 @@ class LogJoint:
     @contextmanager
     def _settings(self) -> Iterator[None]:
         """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
-        with pyro.validation_enabled(False), _default_dtype(self.dtype):
+        with pyro.validation_enabled(False), default_dtype(self.dtype):
             yield
 
     def _rows(self, rows: Tensor) -> Tensor:
@@ -205,26 +208,3 @@ def log_joint(model: Model, *args: object, **kwargs: object) -> LogJoint:
         tensor([-1.8379, -1.8379])
     """
     return LogJoint(model, args, kwargs)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Numbers in the code of a model take this dtype; None leaves it."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or usual)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(usual)
-
-
-def _run_in(dtype: torch.dtype, model: Model, *args: object, **kwargs: object) -> Any:
-    with _default_dtype(dtype):
-        return model(*args, **kwargs)
-
-
-def in_precision(values: Any, dtype: torch.dtype | None) -> Any:
-    """The structure with its floating tensors in another precision; None leaves it."""
-    if dtype is None:
-        return values
-    return pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, values)

@@ -18,7 +18,8 @@ class TracedDensity:
 
     Args:
         log_density: maps ``(rows, D)`` to ``(rows,)``, each row on its own, differentiable.
-        example: a vector ``(D,)`` where it is finite; sets size, dtype and device.
+        example: a vector ``(D,)`` where it is finite; sets size, dtype and device. Vectors of another dtype are
+            converted when called.
         rows: rows of the graph.
 
     Raises:
@@ -39,7 +40,7 @@ class TracedDensity:
             return values.sum(), values
 
         z = example.detach().expand(rows, -1).clone().requires_grad_()
-        self.size, self.rows = len(example), rows
+        self.size, self.rows, self.dtype = len(example), rows, example.dtype
         self.graph = capture(total, [z], parameters=[], has_aux=True)
         self.graph.mode = AUTOMATIC
         self.graph(z)  # made ready, which cannot be done while another graph is traced
@@ -52,10 +53,10 @@ class TracedDensity:
         """The values ``(...)`` and the gradients ``(..., D)`` at ``z`` of shape ``(..., D)``."""
         if z.shape[-1:] != (self.size,):
             raise ValueError(f"TracedDensity expected vectors of size {self.size}, got shape {tuple(z.shape)}")
-        flat = z.detach().reshape(-1, self.size)
+        flat = z.detach().reshape(-1, self.size).to(self.dtype)
         pieces = [_replay(self.graph, part, self.rows) for part in flat.split(self.rows)]
         values, scores = (torch.cat(part) for part in zip(*pieces, strict=True))
-        return values.view(z.shape[:-1]), scores.view(z.shape)
+        return values.view(z.shape[:-1]), scores.view(z.shape).to(z.dtype)
 
 
 def _replay(graph: Graph, z: Tensor, rows: int) -> tuple[Tensor, Tensor]:
