@@ -19,6 +19,7 @@ from pyroflows.infer import TracedDensity
 from pyroflows.stages import Place, gaussian_at, wide_log_joint
 
 ROWS, PART = 24, 8
+NET = nn.Linear(3, 1)
 Op = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -104,7 +105,7 @@ def with_parameters(x: Tensor, y: Tensor) -> None:
 
 
 def with_a_module(x: Tensor, y: Tensor) -> None:
-    net = pyro.module("net", nn.Linear(3, 1))
+    net = pyro.module("net", NET)
     b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
     with pyro.plate("row", len(x)):
         pyro.sample("y", dist.Normal(net(x)[:, 0] + x @ b, 1.0), obs=y)
