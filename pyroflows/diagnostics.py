@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
-from .psis import KHAT_LIMIT, Array, heavy_tails, psis
+from .psis import KHAT_LIMIT, Array, heavy_tails, mean_error, psis
 
 # Log weights that spread by less than this, in nats, make draws that need no weights: half its square is about the KL
 # divergence, and no probability is then off by more than the root of half of that, 0.1 (Pinsker's inequality).
 CLOSE = 0.2
 # Below this the tail of the weights is rounding, and k-hat means nothing.
 EXACT = 0.01
+# What the digits of a guide in single precision leave open of an evidence, by its size in nats and 100 more.
+DIGITS = 1e-7
 # Fewer effective draws than this, for each chain where there are some, are too few to average.
 FEW = 50
 # Chains disagree above this r-hat (Vehtari et al. 2021); trajectories that diverge are too many above this share.
@@ -34,9 +36,8 @@ class Diagnostics:
         elbo: mean of ``log p/q``, a lower bound of the log evidence, in nats.
         elbo_error: its standard error.
         log_evidence: importance sampling estimate of the log evidence, in nats, from the weights as they are.
-        log_evidence_error: its standard error by the delta method, the relative error of the mean weight:
-            ``sqrt((1 / efficiency - 1) / draws)``, from the smoothed weights. It means nothing above the limit of
-            k-hat.
+        log_evidence_error: its standard error, see :func:`~pyroflows.psis.mean_error`. Above the limit of k-hat it is
+            a lower bound.
         draws: number of draws.
         minibatch: the weights are from one random part of the data, and so is all of the above.
         weighted: the draws come with their weights, or were resampled by them.
@@ -78,21 +79,36 @@ class Diagnostics:
             weights, sd, count = np.exp(smoothed), float(np.std(log_weights)), len(log_weights)
             evidence = float(np.logaddexp.reduce(log_weights) - np.log(count))
             efficiency = float(1 / np.sum(weights**2) / count)
-            error = max(1 / efficiency - 1, 0.0) ** 0.5 / count**0.5
+            error = max(mean_error(log_weights, smoothed, khat), DIGITS * (100 + abs(evidence)))
             elbo = float(np.mean(log_weights))
             heavy = heavy_tails(log_weights, scalars) if scalars and not minibatch else {}
         found = cls(khat, sd, efficiency, elbo, sd / count**0.5, evidence, error, count, minibatch, weighted, heavy)
         return found, weights
 
     @property
+    def close(self) -> bool:
+        """Whether the draws are good without their weights."""
+        return self.log_weight_sd < CLOSE
+
+    def after(self, again: "Diagnostics") -> "Diagnostics":
+        """What this says after a second look, at other draws and more of them: the worse of both, and no more.
+
+        The ELBO and the evidence are those of the second look. A heavy tail is one that both have seen.
+        """
+        heavy = {label: khat for label, khat in again.heavy.items() if label in self.heavy}
+        khat, sd = (float(np.maximum(getattr(self, n), getattr(again, n))) for n in ("khat", "log_weight_sd"))
+        efficiency = float(np.minimum(self.efficiency, again.efficiency))
+        return replace(again, khat=khat, log_weight_sd=sd, efficiency=efficiency, draws=self.draws, heavy=heavy)
+
+    @property
     def grade(self) -> str:
         """``"good"``, ``"usable with weights"`` or ``"do not trust"``."""
         if self.minibatch:
             return "do not trust"
-        small, close = self.khat < KHAT_LIMIT, self.log_weight_sd < CLOSE
+        small = self.khat < KHAT_LIMIT
         if self.efficiency * self.draws < FEW:
             return "do not trust"
-        if close:
+        if self.close:
             return "good"
         if not small:
             return "do not trust"

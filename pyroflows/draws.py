@@ -11,6 +11,7 @@ from torch import Tensor
 from . import plots, report
 from .diagnostics import ChainDiagnostics, Diagnostics
 from .infer import LogJoint
+from .latents import LatentSpace
 from .numeric import check_counts, seed_of
 from .replay import Replay
 
@@ -157,6 +158,18 @@ class Draws(ABC):
 def scalars(values: Mapping[str, Tensor]) -> dict[str, NDArray]:
     """Draws ``(S,)`` of every scalar by label, from draws ``(S, *site.shape)`` by site."""
     return dict(report.labelled(_numpy(values)))
+
+
+def open_scalars(space: LatentSpace, values: Mapping[str, Tensor]) -> dict[str, NDArray]:
+    """The scalars that nothing is known to bound, whose tails may be heavy: draws ``(S,)`` by label.
+
+    Left out are those that the support of their site bounds, and what else, as a ``pyro.deterministic`` share or
+    correlation, never leaves [-1, 1].
+    """
+    bounded = space.bounded()
+    within = {name: (value.abs() <= 1).all(0) for name, value in values.items() if name not in bounded}
+    closed = scalars({name: found[None] for name, found in {**bounded, **within}.items()})
+    return {label: draws for label, draws in scalars(values).items() if not closed[label][0]}
 
 
 def _numpy(values: Mapping[str, Tensor]) -> dict[str, NDArray]:

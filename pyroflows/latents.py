@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
 
 Model = Callable[..., object]
+# Points at which it is seen whether a site has bounds.
+POINTS = 16
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,19 @@ class LatentSpace:
             values[site.name] = site.transform(u)
             total = total + _sum_to(site.transform.log_abs_det_jacobian(u, values[site.name]), batch)
         return values, total
+
+    def bounded(self) -> dict[str, Tensor]:
+        """Which numbers of each site have a range that ends on both sides, as booleans of a value's shape.
+
+        Far out in unconstrained space they go no further: shares, correlations, numbers from an interval.
+        """
+        found = {}
+        for site in self.sites:
+            numbers = torch.arange(1, 1 + POINTS * site.size, device=self.start.device, dtype=self.start.dtype).sin()
+            away = torch.cat([numbers, -numbers]).reshape((-1, *site.unconstrained_shape))
+            near, far = (site.transform(scale * away).abs().amax(0) for scale in (10.0, 1000.0))
+            found[site.name] = far.isfinite() & (far <= 2 * near)
+        return found
 
     def unconstrain(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The inverse of :meth:`constrain`: the vectors, and ``log |d z / d values|``.

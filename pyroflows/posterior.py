@@ -11,12 +11,13 @@ from torch import Tensor
 
 from . import archive, files, plots, report
 from .diagnostics import Diagnostics
-from .draws import Draws, scalars
+from .draws import Draws, open_scalars
 from .flows import with_tails
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .numeric import check_counts, seed_of, seeded
 from .refine import Refined, refine
+from .refine.judge import look_again
 from .refine.refined import propose
 from .refine.weights import weight_stats
 
@@ -73,7 +74,9 @@ class Posterior(Draws):
 
     @functools.cached_property
     def _judged(self) -> tuple[Diagnostics, NDArray]:
-        return Diagnostics.of(self.log_weights, self.log_joint.minibatch, scalars=scalars(self.draws))
+        scalars = open_scalars(self.log_joint.space, self.draws)
+        found, weights = Diagnostics.of(self.log_weights, self.log_joint.minibatch, scalars=scalars)
+        return look_again(found, self.guide, self.log_joint, self._values), weights
 
     @property
     def diagnostics(self) -> Diagnostics:

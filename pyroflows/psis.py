@@ -9,6 +9,8 @@ Array = NDArray[np.floating]
 
 # Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
 KHAT_LIMIT = 0.7
+# The largest shapes of a tail, and with its error, whose mean is still taken for finite.
+SHAPES = 0.8, 0.9
 # Log weights that spread by less are equal, but for the last digits of what they are differences of.
 ROUNDING = 1e-9
 # The scalars with the heaviest tails, by what so many draws add to the variance, whose second moment gets a k-hat.
@@ -51,6 +53,33 @@ def _psislw(log_weights: Array) -> tuple[Array, Array | float]:
         except (ValueError, IndexError):  # fewer than five draws in the tail, or all of them the same
             return log_weights, np.inf
     return psislw(log_weights)
+
+
+def mean_error(log_weights: Array, smoothed: Array, khat: float) -> float:
+    """The relative standard error of the mean of importance weights, by the delta method and by their tail.
+
+    The spread of the weights alone says too little where k-hat nears 0.5, from where on their variance is infinite. So
+    the tail is also taken for the generalised Pareto distribution of that shape. Two errors are added: by how much its
+    mean is another than that of the largest weights, and what its mean would be were the shape a standard error larger.
+
+    Args:
+        log_weights: shape ``(S,)``, up to a constant.
+        smoothed: the log weights that :func:`psis` returned.
+        khat: the shape that it returned.
+    """
+    count = len(log_weights)
+    with np.errstate(all="ignore"):  # weights of zero, or none
+        spread = max(count * np.sum(np.exp(2 * smoothed)) - 1, 0.0) ** 0.5 / count**0.5
+        weights = np.sort(np.nan_to_num(np.exp(log_weights - np.max(log_weights))))
+        weights /= weights.mean()
+    tail = int(min(count / 5, 3 * count**0.5))
+    if khat == -np.inf or tail < 5:
+        return float(spread)
+    shape, off = np.clip(khat, 1e-3, SHAPES[0]), (1 + max(khat, 0.0)) / tail**0.5
+    excess = weights[-tail:] - weights[-tail - 1]
+    scale = np.median(excess) * shape / (2**shape - 1)
+    means = scale / (1 - np.array([shape, min(shape + off, SHAPES[1])]))
+    return float(np.hypot(spread, tail / count * np.hypot(means[0] - excess.mean(), means[1] - means[0])))
 
 
 def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, float]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows, log_joint
 from pyroflows.bases import MixtureBase
-from pyroflows.faults import faults
+from pyroflows.faults import faults, misses
 from pyroflows.improper import improper
-from pyroflows.infer import Gaussian, ReverseKL, best_start
+from pyroflows.infer import Gaussian, LogJoint, ReverseKL, best_start
 
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)
 FLAT = dist.ImproperUniform(dist.constraints.real, (), ())
@@ -92,6 +92,43 @@ def test_a_chasm_between_two_modes_is_no_fault() -> None:
     guide = AutoFlow(density.model, flows.full_rank, base=base, init_scale=1.0).setup()
     start = Gaussian(torch.zeros(1), torch.eye(1))
     assert {faults(density, guide, start) for _ in range(20)} == {""}
+
+
+SMOOTH = {
+    "kink": lambda x: -x.abs(),
+    "steep": lambda x: -2 * torch.sigmoid(1e6 * x),
+    "chasm": lambda x: torch.logaddexp(-2e4 * (x - 2) ** 2, -2e4 * (x + 2) ** 2),
+    "pole": lambda x: x.abs().log(),
+    "hole": lambda x: -x.abs().log() - 1 / x**2 / 2,
+    "waves": lambda x: 3 * torch.sin(500 * x),
+    "root": lambda x: -3 * x.abs().sqrt(),
+    "large": lambda x: -1e12 * (1 + 1e-12 * x**2),
+}
+CUT = UNSEEN | {
+    "half of it": lambda x: -(x - 1) * (x.detach() - 1),
+    "straight through": lambda x: -2 * (x.round() + x - x.detach()) ** 2,
+    "table": lambda x: torch.tensor([0.0, 1.0, 3.0, 1.0, 0.0])[(x.detach().clamp(-2, 2) + 2).long()],
+    "scale": lambda x: dist.Normal(x, x.detach().exp()).log_prob(torch.tensor(2.0)),
+}
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, *CUT])
+def test_a3_only_gradients_that_miss_are_accused(name: str) -> None:
+    density = LogJoint(normal((SMOOTH | CUT)[name]), (), {}, dtype=torch.float64)
+    assert bool(list(misses(density, 1.2 * torch.randn(100, 1).double()))) == (name in CUT)
+
+
+def test_a3_a_smooth_mixture_between_modes() -> None:
+    y = torch.tensor([-4.2, -3.9, 3.7, 4.4, 4.0, -4.1])
+
+    def mixture() -> None:
+        at = pyro.sample("at", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+        parts = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(at, 0.1))
+        pyro.sample("y", parts.expand([6]).to_event(1), obs=y)
+
+    ends = torch.tensor([[-4.0, 4.0], [4.0, -4.0]]).double().repeat(9, 1)
+    density = LogJoint(mixture, (), {}, dtype=torch.float64)
+    assert not list(misses(density, ends + 0.1 * torch.randn(18, 2).double()))
 
 
 def flat() -> None:

@@ -12,9 +12,10 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide import init_to_value
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
+from torch.distributions import biject_to
 from torch.testing import assert_close
 
-from pyroflows.latents import LatentSpace, check_model
+from pyroflows.latents import LatentSpace, Site, check_model
 
 # A prior for each support, and the size of its unconstrained vector.
 PRIORS = {
@@ -241,3 +242,28 @@ def test_checking_leaves_no_trace() -> None:
     with poutine.trace() as outer:
         check_model(hierarchy)
     assert len(outer.trace.nodes) == 0
+
+
+@pytest.mark.parametrize(
+    ("support", "shape", "bounded"),
+    [
+        (constraints.real, (), False),
+        (constraints.positive, (3,), False),
+        (constraints.greater_than(3.0), (), False),
+        (constraints.less_than(-3.0), (), False),
+        (constraints.softplus_positive, (), False),
+        (constraints.ordered_vector, (3,), False),
+        (constraints.positive_ordered_vector, (3,), False),
+        (constraints.interval(5.0, 1e6), (2,), True),
+        (constraints.unit_interval, (), True),
+        (constraints.simplex, (4,), True),
+        (constraints.corr_cholesky, (3, 3), True),
+    ],
+)
+def test_a5_which_supports_are_bounded(support: constraints.Constraint, shape: tuple, bounded: bool) -> None:
+    batch, event = shape[: len(shape) - support.event_dim], shape[len(shape) - support.event_dim :]
+    value = biject_to(support)(torch.zeros(biject_to(support).inverse_shape(shape)))
+    site = Site("x", support, torch.Size(shape), len(event), (None,) * len(batch), 0, torch.float32)
+    found = LatentSpace([site], {"x": value}).bounded()["x"]
+    assert found.shape == shape
+    assert found.all() if bounded else not found.any()

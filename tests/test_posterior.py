@@ -17,7 +17,10 @@ from torch.testing import assert_close
 
 from alone import groups_of
 from pyroflows import AutoFlow, Posterior, flows, plots
+from pyroflows.diagnostics import Diagnostics
+from pyroflows.draws import open_scalars
 from pyroflows.infer import History, LogJoint
+from pyroflows.refine import judge
 
 Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
 
@@ -99,6 +102,44 @@ def test_a20_the_judge_draws_other_numbers_than_data(seed: int) -> None:
     design = {round(x, 4) for x in torch.randn(300, 2).flatten().tolist()}
     drawn = {round(x, 4) for x in posterior.draws["x"].flatten().tolist()}
     assert len(design & drawn) < 0.1 * len(drawn)  # some by chance
+
+
+def students() -> None:
+    pyro.sample("x", dist.StudentT(5.0, torch.zeros(5), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("seed", [1, 4, 6])
+def test_a17_weights_that_seem_usable_are_looked_at_again(seed: int) -> None:
+    """k-hats of 0.61, 0.68 and 0.55 on 4,000 draws; the weights of a normal have no variance here."""
+    one = of(students, scale=1.0, x=torch.zeros(5))
+    posterior = Posterior(one.guide, one.log_joint, one.history, seed=seed)
+    assert Diagnostics.of(posterior.log_weights)[0].grade == "usable with weights"
+    assert posterior.diagnostics.grade == "do not trust"
+    assert posterior.khat > 0.7
+    assert posterior.diagnostics.draws == 4000
+    torch.manual_seed(seed)
+    assert posterior.refine("importance", num_draws=4000).diagnostics.grade == "do not trust"
+
+
+def test_a17_a_good_fit_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "propose", None)
+    assert about(1.05).diagnostics.grade == "good"
+
+
+def test_a5_tails_of_bounded_numbers_are_not_looked_at() -> None:
+    def model() -> None:
+        pyro.sample("corr", dist.LKJCholesky(3, 1.0))
+        pyro.sample("share", dist.Dirichlet(torch.ones(3)))
+        pyro.sample("p", dist.Beta(torch.ones(2), 1.0).to_event(1))
+        pyro.sample("wide", dist.Uniform(-1e6, 1e9))
+        pyro.sample("rate", dist.Gamma(1.0, 1.0))
+        x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.deterministic("q", x.sigmoid())
+        pyro.deterministic("ratio", x[0] / x[1])
+
+    posterior = of(model, num_draws=50)
+    open_ended = open_scalars(posterior.log_joint.space, posterior.draws)
+    assert list(open_ended) == ["rate", "x[0]", "x[1]", "ratio"]
 
 
 def test_the_exact_posterior_is_recognised() -> None:

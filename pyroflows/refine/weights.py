@@ -6,10 +6,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..diagnostics import Diagnostics
-from ..draws import scalars
+from ..draws import open_scalars
 from ..guides import AutoFlow
 from ..infer import LogJoint
 from ..numeric import check_counts
+from .judge import look_again
 from .refined import Refined, propose
 
 # Fewer draws leave no tail for PSIS to be fitted to.
@@ -67,13 +68,13 @@ def resample(guide: AutoFlow, log_joint: LogJoint, *, num_draws: int = 4000, poo
 def _weigh(guide: AutoFlow, log_joint: LogJoint, count: int) -> tuple[Tensor, NDArray, NDArray, Diagnostics]:
     """Draws ``(count, D)``, their log weights and smoothed weights, and what these say."""
     z, log_w = propose(guide, log_joint, count)
-    found, weights = Diagnostics.of(log_w, weighted=True, scalars=scalars(log_joint.constrain(z)))
+    found, weights = Diagnostics.of(log_w, weighted=True, scalars=open_scalars(log_joint.space, log_joint.constrain(z)))
     if not np.isfinite(weights).all():
         raise ValueError(
             f"refine expected draws with weights, got none in {count} that has one: the guide misses the posterior, "
             f"fit it for longer or from another start"
         )
-    return z, log_w, weights, found
+    return z, log_w, weights, look_again(found, guide, log_joint, log_joint.constrain)
 
 
 def systematic(weights: NDArray, count: int, offset: float) -> NDArray:
