@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
-from .checks import check_guide, check_options, check_slope, explained, kept
+from .checks import check_guide, check_options, check_repeatable, check_slope, explained, kept
 from .diagnostics import CLOSE
 from .faults import faults
 from .flows import with_tails
@@ -140,6 +140,7 @@ def fit(
         check_guide(guide, fresh.model, args, kwargs)
     density, history = wide_log_joint(model, args, kwargs, own.space, precision), History()
     extra, around = _model_parameters(density), gaussian_at(density.space, init_scale)
+    check_repeatable(density)
     check_slope(density)
     fresh_start = guide is None and not extra and not density.minibatch
     if modes > 1 and not (fresh_start and base is None and isinstance(own.core[-1], LowerTriangular)):
