@@ -116,8 +116,8 @@ def fit(
         The posterior, with draws, diagnostics, ArviZ and plots; a warning says so if it is not to be trusted.
 
     Raises:
-        TypeError, ValueError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`, or its posterior
-            is improper.
+        TypeError, ValueError, RuntimeError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`, or
+            its posterior is improper.
         FloatingPointError: if the ELBO or its gradient was not finite in too many steps before those of the flow, which
             are kept as far as they went, as they are on KeyboardInterrupt.
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pyro
 import torch
@@ -15,7 +16,7 @@ from torch.distributions import Distribution, biject_to
 
 from .distributions import FlowDistribution
 from .flows import iaf
-from .latents import LatentSpace, check_model, innermost
+from .latents import LatentSpace, check_model, innermost, started
 from .numeric import check_counts, seed_of, seeded
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
@@ -62,8 +63,9 @@ class AutoFlow(AutoContinuous):
             standard normal.
 
     Raises:
-        TypeError: when set up, if a latent is discrete or ``flow`` does not make a FlowTransform.
-        ValueError: when set up, if the model has no latents, a latent stands in a subsampled plate, a support
+        TypeError: when set up, if ``flow`` does not make a FlowTransform.
+        RuntimeError: when set up, if the model has no latents.
+        ValueError: when set up, if a latent is discrete, a latent stands in a subsampled plate, a support
             depends on other latents, or the log density is not finite at the start.
 
     Example:
@@ -89,7 +91,7 @@ class AutoFlow(AutoContinuous):
                 f"AutoFlow expected flow to be a function of the number of latents, for example "
                 f"functools.partial(flows.realnvp, layers=4), got {type(flow).__name__}"
             )
-        super().__init__(model, init_loc_fn=init_loc_fn)
+        super().__init__(model, init_loc_fn=partial(started, init_loc_fn))
         self._is_within = False
         self._make = (flow, init_scale, base)
 

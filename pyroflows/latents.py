@@ -152,30 +152,41 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
     """Runs a model and raises a clear error if a guide over all of its latents cannot be right.
 
     Raises:
-        TypeError: if a latent site is discrete.
-        ValueError: if there is no latent site or a constant one, latents are on different devices, a latent stands
-            inside a subsampled plate, a support
-            or shape or whether a site is sampled depends on other latents or changes from run to run, or the log
-            density is not finite at the start.
+        RuntimeError: if there is no latent site.
+        ValueError: if a latent is discrete or constant, latents are on different devices, a latent stands inside a
+            subsampled plate, a support or shape or whether a site is sampled depends on other latents or changes from
+            run to run, or the log density is not finite at the start.
     """
     trace = trace_of(model, args, kwargs)
     if not any(latent_nodes(trace)):
-        raise ValueError("expected a model with latent sites, got none: there is nothing to infer")
+        # The kinds of errors here are those of Pyro's guides.
+        raise RuntimeError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
         if isinstance(innermost(node["fn"]), Delta):
             raise ValueError(
                 f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
                 f"or pyro.deterministic({name!r}, value)"
             )
-        if node["fn"].support.is_discrete:
-            raise TypeError(
-                f"expected continuous latents, got the discrete site {name!r}: sum it out with "
-                f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
-            )
+        _check_continuous(node)
         _check_plates(name, node, trace)
     _check_devices(trace)
     _check_supports(model, trace, args, kwargs)
     _check_density(trace)
+
+
+def started(init_loc_fn: Callable[[dict], Tensor], site: dict) -> Tensor:
+    """Where a function for continuous sites starts a site."""
+    _check_continuous(site)
+    return init_loc_fn(site)
+
+
+def _check_continuous(site: dict) -> None:
+    name = site["name"]
+    if site["fn"].support.is_discrete:
+        raise ValueError(
+            f"expected continuous latents, got the discrete site {name!r}: sum it out with "
+            f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
+        )
 
 
 def innermost(fn: Distribution) -> Distribution:

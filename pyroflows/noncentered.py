@@ -1,11 +1,14 @@
 """Non-centred coordinates read off a model: latents relative to a loc and scale that other latents set."""
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from .infer import LogJoint, Untraceable, capture
+from .infer.tidy import functional
 from .latents import Site, innermost
 from .transforms import FlowTransform
 
@@ -58,7 +61,7 @@ class NonCentered(FlowTransform):
         graph = capture(prior, [log_joint.space.start], parameters=[], has_aux=True, grad=False)
         self.kind = log_joint.space.start.device, log_joint.space.start.dtype
         # In a tuple, so that neither conversions nor state_dict see the constants of the model.
-        self._graph = (graph.module, graph.closed)
+        self._graph = (functional(graph.module, [*graph.closed, log_joint.space.start]), graph.closed)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         if inverse:
@@ -72,12 +75,22 @@ class NonCentered(FlowTransform):
 
     def _prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and log scale at vectors, both ``(..., D)``."""
-        module, closed = self._graph
         rows = z.reshape(-1, self.input_dim).to(*self.kind)
         some = rows if len(rows) else rows.new_zeros(1, self.input_dim)  # vmap cannot do with no rows at all
-        _, *found = torch.func.vmap(lambda row: tuple(module(*closed, row)))(some)
-        loc, log_scale = (part[: len(rows)].to(z).view_as(z) for part in found)
+        loc, log_scale = (part[: len(rows)].to(z).view_as(z) for part in self._rows(some))
         return loc, log_scale
+
+    def _rows(self, rows: Tensor) -> Sequence[Tensor]:
+        """Loc and log scale at vectors ``(B, D)``."""
+        module, closed = self._graph
+
+        def single(row: Tensor) -> tuple[Tensor, ...]:
+            return tuple(module(*closed, row))[1:]
+
+        try:
+            return torch.func.vmap(single)(rows)
+        except RuntimeError:  # of an operation that vmap does not know
+            return [torch.stack(part) for part in zip(*map(single, rows), strict=True)]
 
 
 def noncentered(log_joint: LogJoint) -> NonCentered | None:

@@ -225,7 +225,7 @@ def test_discrete_latents() -> None:
         k = pyro.sample("k", dist.Categorical(torch.ones(3)))
         pyro.sample("x", dist.Normal(k.float(), 1.0))
 
-    with pytest.raises(TypeError, match="expected continuous latents, got the discrete site 'k': sum it out"):
+    with pytest.raises(ValueError, match="expected continuous latents, got the discrete site 'k': sum it out"):
         quick(mixture)
 
 

@@ -234,8 +234,8 @@ def infinite() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: AutoFlow(lambda: None), ValueError, "expected a model with latent sites, got none"),
-        (lambda: AutoFlow(discrete), TypeError, "expected continuous latents, got the discrete site 'k'"),
+        (lambda: AutoFlow(lambda: None), RuntimeError, "expected a model with latent sites, got none"),
+        (lambda: AutoFlow(discrete), ValueError, "expected continuous latents, got the discrete site 'k'"),
         (lambda: AutoFlow(subsampled), ValueError, "expected all rows of plate 'data', got 10 of 100"),
         (lambda: AutoFlow(infinite), ValueError, "got -inf at the site 'impossible'"),
         (lambda: AutoFlow(scale, lambda d: torch.nn.Linear(d, d)), TypeError, "FlowTransform, got Linear"),

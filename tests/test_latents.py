@@ -9,12 +9,20 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer.autoguide import init_to_value
+from pyro.infer.autoguide import (
+    init_to_feasible,
+    init_to_mean,
+    init_to_median,
+    init_to_sample,
+    init_to_uniform,
+    init_to_value,
+)
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.testing import assert_close
 
+from pyroflows import AutoFlow
 from pyroflows.latents import LatentSpace, Site, check_model
 
 # A prior for each support, and the size of its unconstrained vector.
@@ -188,8 +196,8 @@ def infinite() -> None:
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (nothing, ValueError, "expected a model with latent sites, got none"),
-        (discrete, TypeError, "expected continuous latents, got the discrete site 'k': .* TraceEnum_ELBO"),
+        (nothing, RuntimeError, "expected a model with latent sites, got none"),
+        (discrete, ValueError, "expected continuous latents, got the discrete site 'k': .* TraceEnum_ELBO"),
         (minibatch, ValueError, "expected all rows of plate 'data', got 4 of 10 .* site 'x' inside: .* Drop"),
         (chosen, ValueError, "expected all rows of plate 'data', got 2 of 10 chosen rows"),
         (inner_plate, ValueError, "expected all rows of plate 'data', got 4 of 10 chosen rows"),
@@ -267,3 +275,11 @@ def test_a5_which_supports_are_bounded(support: constraints.Constraint, shape: t
     found = LatentSpace([site], {"x": value}).bounded()["x"]
     assert found.shape == shape
     assert found.all() if bounded else not found.any()
+
+
+@pytest.mark.parametrize(
+    "init", [init_to_median, init_to_uniform, init_to_mean, init_to_feasible, init_to_sample, init_to_value(values={})]
+)
+def test_f7_discrete_latents_are_one_kind_of_error(init: Callable) -> None:
+    with pytest.raises(ValueError, match="expected continuous latents, got the discrete site 'k'"):
+        AutoFlow(discrete, init_loc_fn=init).setup()

@@ -8,11 +8,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import log_joint
-from pyroflows.infer import LogJoint
+from pyroflows.infer import LogJoint, TracedDensity
 
 Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
 
@@ -225,7 +226,7 @@ def test_vectors_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_an_unsound_model_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected continuous latents, got the discrete site 'k'"):
+    with pytest.raises(ValueError, match="expected continuous latents, got the discrete site 'k'"):
         log_joint(lambda: pyro.sample("k", dist.Poisson(1.0)))
 
 
@@ -247,3 +248,36 @@ def test_double_precision_for_code_that_names_none() -> None:
     assert nodes["y"]["fn"].base_dist.loc.dtype == torch.float64
     assert poutine.trace(density.model).get_trace(*density.args).nodes["slopes"]["value"].dtype == torch.float64
     assert torch.get_default_dtype() == torch.float32
+
+
+PRIOR = dist.Normal(0.0, 1.0)  # under validation, which reads values
+
+
+class WithPriors(PyroModule):
+    """As in Pyro's tutorial: priors are made with the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ones = torch.ones(2)
+        self.normal = PyroSample(dist.Normal(0.0, 1.0))
+        self.vector = PyroSample(dist.Gamma(2.0, 2.0).mask(True).expand([2]).to_event(1))
+        self.exp = PyroSample(dist.TransformedDistribution(PRIOR, [dist.transforms.ExpTransform()]))
+        self.joint = PyroSample(dist.MultivariateNormal(torch.zeros(2), torch.eye(2)))
+        self.shares = PyroSample(dist.Dirichlet(ones))
+        self.lkj = PyroSample(dist.LKJCholesky(2, 1.0))
+        self.mixture = dist.MixtureSameFamily(dist.Categorical(ones), dist.Normal(ones, ones))
+
+    def forward(self, y: Tensor) -> None:
+        loc = self.normal + self.joint.sum() + self.lkj.sum() + self.shares[0] + pyro.sample("outer", PRIOR)
+        pyro.sample("known", self.mixture, obs=torch.tensor(0.3))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(loc, self.exp + self.vector.sum()), obs=y)
+
+
+def test_a8_priors_made_before_the_model_are_traced() -> None:
+    model = WithPriors()
+    density = log_joint(model, Y[0])
+    z = 0.1 * torch.randn(3, density.size)
+    assert_close(TracedDensity(density, density.space.start, 3)(z), density(z))
+    assert model.mixture._validate_args is not False  # those of the user are as they were
+    assert PRIOR._validate_args

@@ -149,3 +149,23 @@ def test_it_can_be_refused_and_demanded() -> None:
     assert quick(schools, Y, 10.0, init_loc_fn=near, start=None, noncentered=False).guide.fixed is None
     with pytest.raises(ValueError, match="noncentered=True, got none: leave noncentered out"):
         quick(plain, noncentered=True)
+
+
+def ratings(y: Tensor, group: Tensor) -> None:
+    """The cutpoints' prior fills memory in place, which vmap refuses."""
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    ordered = dist.transforms.OrderedTransform()
+    cuts = pyro.sample("cuts", dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0).to_event(1), [ordered]))
+    with pyro.plate("group", 5):
+        effects = pyro.sample("effects", dist.Normal(0.0, scale))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.OrderedLogistic(effects[group], cuts), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore:the model cannot be evaluated for many particles at once:UserWarning")
+def test_a14_a_prior_that_fills_memory_in_place(double: None) -> None:
+    density = log_joint(ratings, torch.arange(20) % 4, torch.arange(20) % 5)
+    fixed, u = noncentered(density), torch.randn(4, density.size)
+    expected = torch.cat([u[:, :4], u[:, :1].exp() * u[:, 4:]], dim=-1)
+    assert_close(fixed(u), expected)
+    assert_close(fixed.inv(expected), u)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
@@ -35,6 +36,14 @@ class Batched(TorchFunctionMode):
         if func in (torch.empty, torch.empty_like, Tensor.new_empty):
             return self._particle.new_empty(made.shape, dtype=made.dtype, device=made.device)
         return made
+
+
+class Traceable(Messenger):
+    """Runs a model with distributions that do not branch on values, also those that were made before it runs."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if isinstance(msg["fn"], Distribution):
+            msg["fn"] = traceable(msg["fn"])
 
 
 def traceable(fn: Distribution) -> Distribution:

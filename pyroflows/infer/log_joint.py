@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
 from ..parameters import Holding, parameters_of
+from .batching import Traceable
 from .guard import Untraceable
 from .precision import default_dtype, in_precision, run_in
 
@@ -37,7 +38,7 @@ class LogJoint:
             it. None leaves the model as it is.
 
     Raises:
-        TypeError: if a latent is discrete.
+        RuntimeError: if there is no latent.
         ValueError: if the model cannot be right, see :func:`~pyroflows.latents.check_model`.
     """
 
@@ -103,7 +104,8 @@ class LogJoint:
         Raises:
             ValueError: if the run has other latents than the first one.
         """
-        found = trace_of(poutine.condition(self.model, data=self.typed(values)), self.args, self.kwargs)
+        model = Traceable()(poutine.condition(self.model, data=self.typed(values)))
+        found = trace_of(model, self.args, self.kwargs)
         check_latents(self.space.sites, found)
         return found
 

@@ -52,6 +52,19 @@ def trace(function: Callable, tensors: Sequence[Tensor]) -> fx.GraphModule:
         return record(function, copies(tensors), table)
 
 
+def functional(module: fx.GraphModule, tensors: Sequence[Tensor]) -> fx.GraphModule:
+    """The same function of tensors that changes nothing in place, but perhaps its arguments at its end.
+
+    vmap cannot run what fills memory that is one for all rows with what each row has of its own.
+
+    Args:
+        module: a graph of aten operations.
+        tensors: its arguments, as examples.
+    """
+    with tracing(), torch.no_grad():
+        return record(torch.func.functionalize(module.forward, remove="mutations"), copies(tensors), PLAIN)
+
+
 def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
     """The same function of tensors with fewer and cheaper calls.
 
@@ -66,7 +79,7 @@ def quick(module: fx.GraphModule, tensors: Sequence[Tensor]) -> Callable:
         A function of the same arguments, to be called under ``torch.no_grad()``.
     """
     with tracing(), torch.no_grad():
-        made = record(torch.func.functionalize(module.forward, remove="mutations"), copies(tensors), PLAIN)
+        made = functional(module, tensors)
         _Notes(made).run(*copies(tensors))
         _skip_idle(made.graph)
         _fold_constants(made)
@@ -222,7 +235,13 @@ def _new_zeros(like: Tensor, size: list[int], *, dtype: torch.dtype | None = Non
     return torch.zeros(size, dtype=dtype or like.dtype, device=like.device)
 
 
+def _copy(like: Tensor, value: Tensor, non_blocking: bool = False) -> Tensor:
+    """What a copy leaves in memory of its own; vmap has no rule for ``aten::copy``."""
+    return value.to(like.dtype).expand(like.shape).contiguous() if like.is_contiguous() else NotImplemented
+
+
 PLAIN = {
+    aten.copy.default: _copy,
     aten.zeros_like.default: _filled(0),
     aten.ones_like.default: _filled(1),
     aten.full_like.default: _filled(),
