@@ -76,7 +76,7 @@ def run(target: Target, variant: str, last: pf.Posterior | None, seed: int, step
             target.error(posterior.draws, w) for w in (torch.full_like(weights, 1 / len(weights)), weights)
         )
         errors = f"{raw:.3f}, weighted {weighted:.3f}"
-    modes = "yes" if any("several modes" in str(warning.message) for warning in told) else "no"
+    modes = "yes" if any("there is mass around" in str(warning.message) for warning in told) else "no"
     quality = found.elbo - target.log_z, found.log_evidence - target.log_z
     spreads = (f"{x:.3g}" for x in (found.khat, found.log_weight_sd))
     cells = *(f"{x:+.3f}" for x in quality), *spreads, errors, modes

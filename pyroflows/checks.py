@@ -131,5 +131,5 @@ def kept(trainer: Trainer) -> Iterator[None]:
         warnings.warn(
             f"fit: broken off after {trainer.done} steps of the flow: the posterior is that of the steps so far "
             f"({reason})",
-            stacklevel=4,
+            stacklevel=5,
         )

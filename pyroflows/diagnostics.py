@@ -21,6 +21,8 @@ DIGITS = 1e-7
 FEW = 50
 # Chains disagree above this r-hat (Vehtari et al. 2021); trajectories that diverge are too many above this share.
 RHAT_LIMIT, DIVERGING = 1.01, 0.005
+# Places of missed modes that are named.
+NAMED = 4
 REMEDY = 'Try posterior.refine("neutra"), more steps, more layers, or reparameterise the model.'
 
 
@@ -43,6 +45,8 @@ class Diagnostics:
         weighted: the draws come with their weights, or were resampled by them.
         heavy: the k-hat of the second moment of scalars whose sd cannot be relied on, see
             :func:`~pyroflows.psis.heavy_tails`.
+        missed: the share of the mass of each mode that the draws miss, by its place, see
+            :func:`~pyroflows.infer.missed_modes`.
     """
 
     khat: float
@@ -56,6 +60,7 @@ class Diagnostics:
     minibatch: bool = False
     weighted: bool = False
     heavy: Mapping[str, float] = field(default_factory=dict)
+    missed: Mapping[str, float] = field(default_factory=dict)
     columns: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType({})
 
     @classmethod
@@ -103,7 +108,7 @@ class Diagnostics:
     @property
     def grade(self) -> str:
         """``"good"``, ``"usable with weights"`` or ``"do not trust"``."""
-        if self.minibatch:
+        if self.minibatch or self.missed:
             return "do not trust"
         small = self.khat < KHAT_LIMIT
         if self.efficiency * self.draws < FEW:
@@ -122,6 +127,8 @@ class Diagnostics:
                 "do not trust: judged on one random minibatch, k-hat, ELBO and evidence are not those of all the data. "
                 "Score with all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
             )
+        if self.missed:
+            return _on_missed(self.missed)
         small = self.khat < KHAT_LIMIT
         found = f"k-hat {self.khat:.2f} {'<' if small else '>='} {KHAT_LIMIT}"
         if self.grade == "do not trust":
@@ -173,6 +180,7 @@ class ChainDiagnostics:
         draws: number of draws of all chains.
         chains: number of chains.
         columns: ``ess`` and ``r-hat`` of each scalar by label, for the summary.
+        missed: modes that the flow had missed, where chains began, see :class:`Diagnostics`.
 
     References:
         Rank-Normalization, Folding, and Localization: An Improved R-hat for Assessing Convergence of MCMC.
@@ -186,6 +194,7 @@ class ChainDiagnostics:
     draws: int
     chains: int
     columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    missed: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, scalars: Mapping[str, Array], acceptance: float, divergences: int = 0) -> "ChainDiagnostics":
@@ -200,13 +209,15 @@ class ChainDiagnostics:
     @property
     def grade(self) -> str:
         """``"good"`` or ``"do not trust"``."""
-        fine = self.rhat <= RHAT_LIMIT and self.ess >= FEW * self.chains
+        fine = not self.missed and self.rhat <= RHAT_LIMIT and self.ess >= FEW * self.chains
         return "good" if fine and self.divergences <= DIVERGING * self.draws else "do not trust"
 
     @property
     def verdict(self) -> str:
         """One sentence on whether the chains agree and have moved enough, and what to do."""
         found = f"r-hat {self.rhat:.3f}, ESS {self.ess:.0f}, {self.divergences} divergences"
+        if self.missed:
+            return _on_missed(self.missed)
         if self.grade == "good":
             return f"{found}: good, the chains agree."
         if self.divergences > DIVERGING * self.draws:
@@ -215,6 +226,16 @@ class ChainDiagnostics:
 
     def __str__(self) -> str:
         return f"{self.verdict}\nacceptance {self.acceptance:.0%}, {self.chains} chains, {self.draws} draws"
+
+
+def _on_missed(missed: Mapping[str, float]) -> str:
+    """The verdict on draws that miss modes."""
+    places = ", ".join([*missed][:NAMED]) + (", ..." if len(missed) > NAMED else "")
+    return (
+        f"do not trust: there is mass around {len(missed)} where the draws have next to none (in unconstrained space, "
+        f"{places}, about {sum(missed.values()):.0%} of all): several modes, or a fit that is not done. Try "
+        f"fit(..., modes=16), more steps, or objective=infer.Annealed()."
+    )
 
 
 def mixing(values: Array) -> dict[str, float]:

@@ -1,12 +1,11 @@
 """One call that trains: from a Pyro model to its posterior."""
 
-import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -14,9 +13,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
-from .checks import check_guide, check_options, check_repeatable, check_slope, explained, kept
+from .checks import (
+    INTERRUPTED,
+    check_guide,
+    check_options,
+    check_repeatable,
+    check_slope,
+    explained,
+    kept,
+)
 from .diagnostics import CLOSE
 from .faults import faults
+from .flow_stage import balance_base, fit_flow, note_missed
 from .flows import with_tails
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
@@ -29,13 +37,10 @@ from .infer import (
     SpeedUp,
     Trainer,
     ascend,
-    balance,
     best_start,
     polish,
     reason_to_stop,
     score,
-    trend,
-    warn_of_modes,
 )
 from .infer.stopping import SMALL_KL
 from .noncentered import noncentered as noncentered_map
@@ -45,8 +50,8 @@ from .stages import Density, Place, Start, choose_precision, gaussian_at, start_
 from .threads import Threads
 from .transforms import FlowTransform, LowerTriangular
 
-# Steps between two looks at whether the fit is done.
-LOOK = 100
+# Components that a second fit may have.
+MODES = 8
 
 
 @torch.inference_mode(False)  # with gradients, whatever is around
@@ -133,6 +138,57 @@ def fit(
     """
     check_counts("fit", {}, steps=steps, num_particles=num_particles, modes=modes)
     check_options(precision, compile, lr=lr, tolerance=tolerance, guide=guide, objective=objective)
+    run = partial(
+        _fitted,
+        model,
+        args,
+        kwargs,
+        flow=flow,
+        guide=guide,
+        init_loc_fn=init_loc_fn,
+        init_scale=init_scale,
+        base=base,
+        noncentered=noncentered,
+        stages=(start, full_rank),
+        objective=objective,
+        steps=steps,
+        num_particles=num_particles,
+        lr=lr,
+        tolerance=tolerance,
+        precision=precision,
+        compile=compile,
+        progress=progress,
+    )
+    posterior, known = run(modes=modes)
+    if known:
+        posterior = _better(posterior, run(modes=max(modes, MODES), known=known)[0])
+    return _judged(posterior, gaussian_at(posterior.log_joint.space, init_scale))
+
+
+def _fitted(
+    model: Callable,
+    args: tuple,
+    kwargs: dict,
+    *,
+    flow: Callable[[int], FlowTransform],
+    guide: AutoFlow | None,
+    init_loc_fn: Callable,
+    init_scale: float | Tensor,
+    base: Any,
+    noncentered: bool | None,
+    stages: tuple[Start | None, Start | None],
+    objective: Objective | None,
+    steps: int,
+    num_particles: int,
+    lr: float,
+    tolerance: float,
+    precision: str,
+    compile: bool | None,
+    progress: bool,
+    modes: int,
+    known: Sequence[Gaussian] = (),
+) -> tuple[Posterior, list[Gaussian]]:
+    """One fit, and Gaussians at modes for another one if this one missed some and the next could have them."""
     goal = _goal(objective, steps)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
@@ -143,7 +199,8 @@ def fit(
     check_repeatable(density)
     check_slope(density)
     fresh_start = guide is None and not extra and not density.minibatch
-    if modes > 1 and not (fresh_start and base is None and isinstance(own.core[-1], LowerTriangular)):
+    movable = fresh_start and base is None and isinstance(own.core[-1], LowerTriangular)
+    if modes > 1 and not movable:
         raise ValueError(
             "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
             f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
@@ -154,10 +211,12 @@ def fit(
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
+        if known:
+            bar.set_postfix_str("modes were missed, starting again at each")
         place = plain = Place.of(density, own.fixed, around, 0 if extra else num_particles)
         if fresh_start:
             places = _places(plain, density, noncentered if modes == 1 else False, num_particles)
-            place = start_guide(own, places, density.space, goal, modes, (start, full_rank), bar)
+            place = start_guide(own, places, density.space, goal, modes, known, stages, bar)
             choose_precision(own, precision)
         weights = partial(_weights, own, place.density, num_particles, goal)
         if not fresh_start and isinstance(own.core[-1], LowerTriangular):
@@ -167,21 +226,30 @@ def fit(
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
         with kept(trainer):
-            _fit_flow(trainer, speed_up, goal, reason, partial(_balance, own, place.density), bar)
+            fit_flow(trainer, speed_up, goal, reason, partial(balance_base, own, place.density), bar)
         own.transform.to(own.space.start)
         if isinstance(own.base, ComponentBase):
             own.base = own.base.to(own.space.start)
-        if fresh_start:
-            level = fmean(history.window(LOOK) or [math.nan])
-            warn_of_modes(own.get_posterior(), plain.density, around, level, finished=bool(reason(history)))
-    return _judged(Posterior(own, density, history), around)
+        searched = density if plain.fixed else plain.density
+        missed = [] if density.minibatch else note_missed(own, searched, around, history)
+    once = isinstance(objective, Annealed) or history.stopped == INTERRUPTED  # what is annealed cannot be used twice
+    return Posterior(own, density, history), missed if movable and not once and not known else []
+
+
+def _better(first: Posterior, second: Posterior) -> Posterior:
+    """The one with the higher ELBO of a posterior that missed modes and one that began at these."""
+    levels = [np.nan_to_num(posterior.log_weights.mean(), nan=-np.inf) for posterior in (first, second)]
+    if levels[1] > levels[0]:
+        second.history.stopped += f", in a second fit, as the first missed modes: {len(first.history.missed)}"
+    return second if levels[1] > levels[0] else first
 
 
 def _judged(posterior: Posterior, around: Gaussian) -> Posterior:
     """The posterior, after a warning if it is not to be trusted."""
     density = posterior.log_joint
     # Weights as close as this are good whatever their k-hat, which is left to those who ask: ArviZ takes a second.
-    if not density.minibatch and not posterior.log_weights.std() < CLOSE and posterior.diagnostics.grade != "good":
+    close = posterior.log_weights.std() < CLOSE and not posterior.history.missed
+    if not density.minibatch and not close and posterior.diagnostics.grade != "good":
         found = faults(density, posterior.guide, around)
         if found or posterior.diagnostics.grade == "do not trust":
             warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=3)
@@ -228,44 +296,6 @@ def _model_parameters(density: LogJoint) -> list[Tensor]:
         start(*density.args, **density.kwargs)
     found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
     return list({id(p): p for p in found}.values())
-
-
-def _fit_flow(
-    trainer: Trainer,
-    speed_up: SpeedUp,
-    objective: Objective,
-    reason_to_stop: Callable[[History], str],
-    balance: Callable[[], None],
-    bar: tqdm,
-) -> None:
-    """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
-    history, steps = trainer.history, speed_up.steps
-    annealing = isinstance(objective, Annealed)
-    while trainer.done < steps and trainer.left > 0:
-        speed_up.step()
-        bar.update()
-        if annealing:
-            objective.advance()
-            annealing = not objective.done
-        if trainer.done % LOOK == 0:
-            balance()
-            bar.set_postfix_str(trend(history))
-            reason = "" if annealing else reason_to_stop(history)
-            if reason and trainer.left == math.inf:
-                history.stopped = reason
-                trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
-        if trainer.done >= steps // 2 and trainer.left == math.inf:
-            history.stopped = "all steps were used"
-            trainer.decay_over(steps - trainer.done)
-    trainer.finish()
-    for _ in range(10):
-        balance()
-
-
-def _balance(guide: AutoFlow, density: Density) -> None:
-    """Moves mass between the components of the base, where it has some."""
-    if isinstance(guide.base, ComponentBase):
-        balance(guide.core_posterior(), density)
 
 
 def _show(bar: tqdm, stage: str, elbo: float) -> None:

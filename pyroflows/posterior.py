@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class Posterior(Draws):
     def _judged(self) -> tuple[Diagnostics, NDArray]:
         scalars = open_scalars(self.log_joint.space, self.draws)
         found, weights = Diagnostics.of(self.log_weights, self.log_joint.minibatch, scalars=scalars)
-        return look_again(found, self.guide, self.log_joint, self._values), weights
+        found = look_again(found, self.guide, self.log_joint, self._values)
+        return replace(found, missed=self.history.missed), weights
 
     @property
     def diagnostics(self) -> Diagnostics:
@@ -128,7 +130,7 @@ class Posterior(Draws):
             >>> chains.draws["x"].shape, chains.diagnostics.chains
             (torch.Size([1000]), 2)
         """
-        return refine(method, self.guide, self.log_joint, **options)
+        return refine(method, self.guide, self.log_joint, **options).beside(self.history.missed)
 
     def save(self, path: str | Path) -> None:
         """Writes the guide's numbers, the model's parameters, the history and what tells the model apart.

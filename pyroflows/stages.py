@@ -1,6 +1,6 @@
 """What comes before the flow: the log joint in the right precision, coordinates, and a Gaussian to start from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,7 @@ def start_guide(
     space: LatentSpace,
     objective: Objective,
     modes: int,
+    known: Sequence[Gaussian],
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
 ) -> Place:
@@ -78,7 +79,7 @@ def start_guide(
     tried = []
     for place in places:
         density = objective.tempered(place.density) if isinstance(objective, Annealed) else place.density
-        gaussian = _start(guide, density, space, place.start, modes, stages, bar)
+        gaussian = _start(guide, density, space, place.start, modes, known, stages, bar)
         tried.append((elbo(density, gaussian) if len(places) > 1 else 0.0, gaussian, place))
     _, gaussian, best = max(tried, key=lambda entry: entry[0])
     if best.fixed is not None:
@@ -93,12 +94,13 @@ def _start(
     space: LatentSpace,
     around: Gaussian,
     modes: int,
+    known: Sequence[Gaussian],
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
 ) -> Gaussian:
     """The Gaussian of the stages that are wanted; the guide gets a mixture as base where there are several modes."""
     gaussian = around
-    found = find_modes(density, gaussian, paths=8 * modes) if modes > 1 else []
+    found = find_modes(density, gaussian, paths=8 * modes, known=known) if modes > 1 else []
     if len(found) > 1:
         gaussian, mixture = base_at(density, found, modes)
         guide.base, stages = mixture.to(guide.space.start), (None, None)

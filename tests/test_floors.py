@@ -26,6 +26,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("checks",),
     ("refine",),
     ("posterior", "density", "stages", "vae"),
+    ("flow_stage",),
     ("fit",),
     ("calibrate",),
 )

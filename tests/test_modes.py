@@ -5,6 +5,7 @@ import math
 import pickle
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows
 from pyroflows.bases import MixtureBase
-from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_modes, mixture_at, warn_of_modes
+from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_modes, mixture_at, shares
 
 MASS = 0.7
 AT, WIDE = torch.tensor([[-4.0, 1.0], [4.0, -1.0]]), torch.tensor([[0.5, 1.0], [1.0, 0.3]])
@@ -129,39 +130,69 @@ def test_masses_are_balanced() -> None:
     assert mixture.logits.softmax(0)[0].item() == pytest.approx(MASS, abs=0.005)
 
 
-def test_a_missed_mode_is_seen() -> None:
-    modes = find_modes(bumps, start())
+def on_the_right() -> FlowDistribution:
     flow = flows.full_rank(2)
     flow[0].frame_(AT[1], WIDE[1].diag())
-    (missed,) = missed_modes(FlowDistribution(transform=flow), bumps, modes, math.log(MASS))
+    return FlowDistribution(transform=flow)
+
+
+def test_a_missed_mode_is_seen() -> None:
+    ((level, missed),) = missed_modes(on_the_right(), bumps, start(), math.log(MASS))
+    assert level == pytest.approx(math.log(1 - MASS), abs=1e-3)
     torch.testing.assert_close(missed.loc, AT[0].double(), atol=1e-2, rtol=0.0)
-    assert missed_modes(FlowDistribution(transform=flow), bumps, modes, math.log(MASS) + 6) == []
+    assert missed_modes(on_the_right(), bumps, start(), math.log(MASS) + 6) == []
+    found = shares(on_the_right(), [(level, missed)], math.log(MASS))
+    assert found == {"[-4.0, 1.0]": pytest.approx(1 - MASS, abs=1e-3)}
+
+
+def test_a_mode_that_paths_hardly_reach_is_seen_in_a_mirror() -> None:
+    def far(z: Tensor) -> Tensor:  # two modes that differ in which number is large
+        at = torch.tensor([[300.0, -200.0, 0.0], [-200.0, 300.0, 0.0]]).to(z)
+        return dist.Normal(at, 1.0).log_prob(z.unsqueeze(-2)).sum(-1).logsumexp(-1)
+
+    flow = flows.full_rank(3)
+    flow[0].frame_(torch.tensor([300.0, -200.0, 0.0]), torch.eye(3))
+    around = Gaussian(torch.tensor([200.0, -200.0, 0.0]).double(), torch.eye(3).double())
+    ((_, missed),) = missed_modes(FlowDistribution(transform=flow), far, around, 0.0)
+    torch.testing.assert_close(missed.loc, torch.tensor([-200.0, 300.0, 0.0]).double(), atol=1e-2, rtol=0.0)
+
+
+def test_where_there_is_one_mode_none_is_missed() -> None:
+    assert missed_modes(FlowDistribution(transform=flows.full_rank(2)), gauss, start(), 0.0) == []
+
+
+def gauss(z: Tensor) -> Tensor:
+    return dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
 
 
 def test_a_search_that_fails_is_silent() -> None:
     def fails(z: Tensor) -> Tensor:
         raise torch.linalg.LinAlgError("no factor")
 
-    posterior = FlowDistribution(transform=flows.full_rank(2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_modes(posterior, fails, start(), 0.0)
-        warn_of_modes(posterior, lambda z: math.nan * z.sum(-1), start(), 0.0)
+    for density in (fails, lambda z: math.nan * z.sum(-1)):
+        assert missed_modes(FlowDistribution(transform=flows.full_rank(2)), density, start(), 0.0) == []
 
 
-def test_fit_warns_of_a_missed_mode() -> None:
-    message = r"several modes: there is mass around 1 where the flow has next to none .* \[-4.0, 1.0\]\): try .*modes=4"
+def test_a15_fit_covers_a_mode_that_it_missed() -> None:
+    posterior = quick(two)
+    assert right(posterior) == pytest.approx(MASS, abs=0.03)
+    assert posterior.diagnostics.missed == {}
+    assert posterior.history.stopped.endswith(", in a second fit, as the first missed modes: 1")
+
+
+def test_a15_a_missed_mode_is_in_the_verdict_and_in_files(tmp_path: Path) -> None:
+    own = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    message = (
+        r"fit: do not trust: there is mass around 1 where .* \[-4.0, 1.0\], about 30% of all\): several .*modes=16"
+    )
     with pytest.warns(UserWarning, match=message):
-        posterior = quick(two)
+        posterior = quick(two, base=own)
     assert right(posterior) == 1.0
-
-
-def test_a_fit_that_is_not_done_is_told_so() -> None:
-    flow = flows.full_rank(2)
-    flow[0].frame_(AT[1], WIDE[1].diag())
-    message = r"several modes, or a fit that is not done: .* try more steps, fit\(\.\.\., modes=4\)"
-    with pytest.warns(UserWarning, match=message):
-        warn_of_modes(FlowDistribution(transform=flow), bumps, start(), math.log(MASS), finished=False)
+    posterior.save(tmp_path / "posterior.pt")
+    loaded = Posterior.load(tmp_path / "posterior.pt", two, guide=AutoFlow(two, quick.keywords["flow"], base=own))
+    for found in (posterior, loaded, posterior.refine("resample"), posterior.refine("imh", num_draws=100)):
+        assert found.diagnostics.grade == "do not trust"
+        assert "there is mass around 1 where" in found.diagnostics.verdict
 
 
 @pytest.mark.parametrize("precision", ["mixed", "double"])

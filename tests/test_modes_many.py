@@ -149,11 +149,19 @@ def test_masses_of_a_product_are_balanced() -> None:
     assert (right() - RIGHT).abs().max() < 0.01
 
 
-def test_fit_warns_of_modes_that_multiply() -> None:
-    message = r"several modes.*: there is mass around \d+ where .* \{\d+: -1.67\}.*fit\(\.\.\., modes=\d+\)"
+def test_fit_is_told_of_modes_that_multiply() -> None:
+    message = r"there is mass around \d+ where .* \{\d+: -1.67\}.*fit\(\.\.\., modes=\d+\)"
     with pytest.warns(UserWarning, match=message):
-        posterior = quick(model, steps=300)
+        posterior = quick(model, steps=300, base=dist.Normal(torch.zeros(COUNT), 1.0).to_event(1))
     assert (posterior.draws["d"] > 0).float().mean() > 0.99
+
+
+@pytest.mark.slow
+def test_fit_covers_modes_that_multiply_by_itself() -> None:
+    posterior = quick(model, steps=300)
+    assert isinstance(posterior.guide.base, ProductBase)
+    draws = posterior.guide.sample(20_000, seed=1)["d"]
+    assert ((draws > 0).float().mean(0) - RIGHT).abs().max() < 0.02
 
 
 def test_fit_with_modes_covers_modes_that_multiply() -> None:

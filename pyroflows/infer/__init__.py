@@ -8,8 +8,9 @@ from .gaussian import Gaussian, elbo, score
 from .graph import Graph, capture
 from .guard import Untraceable
 from .log_joint import LogJoint, log_joint
+from .missed import missed_modes, shares
 from .mixtures import balance, base_at, mixture_at, product_at
-from .modes import find_modes, missed_modes, warn_of_modes
+from .modes import find_modes
 from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
 from .polish import ascend, polish
@@ -63,7 +64,7 @@ __all__ = [
     "product_at",
     "reason_to_stop",
     "score",
+    "shares",
     "trend",
-    "warn_of_modes",
     "work_of",
 ]

@@ -43,6 +43,14 @@ class Gaussian:
         upper = torch.linalg.qr(root.mT, mode="r").R
         return cls(loc, upper.mT * upper.diagonal().sign())
 
+    @classmethod
+    def of(cls, draws: Tensor) -> "Gaussian":
+        """The Gaussian with the moments of draws ``(N, D)``, or only their variances where there are less than 2 D."""
+        off = (draws - draws.mean(0)) / len(draws) ** 0.5
+        if len(draws) > 2 * draws.shape[1]:
+            return cls.from_root(draws.mean(0), torch.linalg.qr(off, mode="r").R.mT)
+        return cls(draws.mean(0), off.norm(dim=0).diag())
+
     def sample(self, n: int) -> Tensor:
         """Draws of shape ``(n, D)``."""
         noise = torch.randn(n, len(self.loc), dtype=self.loc.dtype, device=self.loc.device)

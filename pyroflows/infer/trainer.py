@@ -28,6 +28,7 @@ class History:
         bad_steps: how many steps were dropped.
         stopped: why the fit ended.
         speed: how the steps were run: ``"plain"``, ``"traced"`` or ``"compiled"``, and why if not as asked.
+        missed: the share of the mass, about, of each mode that the flow missed, by its place in unconstrained space.
     """
 
     elbo: list[float] = field(default_factory=list)
@@ -35,6 +36,7 @@ class History:
     bad_steps: int = 0
     stopped: str = ""
     speed: str = "plain"
+    missed: dict[str, float] = field(default_factory=dict)
 
     def window(self, size: int, end: int | None = None) -> list[float]:
         """The finite ELBOs of the last ``size`` steps, or of those before ``end``."""

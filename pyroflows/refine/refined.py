@@ -1,5 +1,8 @@
 """Draws that were corrected, and proposals with their weights to correct them by."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,6 +63,11 @@ class Refined(Draws):
     def stats(self) -> dict[str, NDArray]:
         """Statistics of each draw, ``(chains, draws)`` by name."""
         return self._stats
+
+    def beside(self, missed: Mapping[str, float]) -> "Refined":
+        """The same draws where modes were missed, which no correction of a flow's draws reaches."""
+        self._diagnostics = replace(self._diagnostics, missed=missed)
+        return self
 
     def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
         """Picks among the draws, with replacement and by their weights: ``(num_samples, *site.shape)`` by site."""
