@@ -8,16 +8,17 @@ import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
+from .columns import OverBackground, Units, log_density
+from .degenerate import check_density
 from .distributions import FlowDistribution
 from .epochs import Batches, EpochLog, Epochs
 from .flows import copula_with_dropout
 from .numeric import all_or_nothing, check_counts, check_ranges, seeded
 from .plots import plot_calibration, plot_trajectory
 from .priors import FlowPrior
-from .scale import Scale
-from .transforms import Affine, Compose, FlowTransform
+from .transforms import Compose, FlowTransform
 
 try:
     from sklearn.base import BaseEstimator, DensityMixin
@@ -28,15 +29,14 @@ except ImportError as error:
 
 # Rows that are scored at a time.
 CHUNK = 4096
-Seed = int | None
 
 
 class FlowDensity(DensityMixin, BaseEstimator):
     """A normalizing flow fitted to rows of numbers by maximum likelihood, as an estimator of scikit-learn.
 
-    Columns are standardised, some rows are held out, and training stops when their likelihood no longer rises;
-    the best state is kept. It works in pipelines and searches, which score it by the mean log density. With
-    ``context`` it learns ``p(x | context)``. Densities are those of the data as given, in nats.
+    Columns are standardised, those with rows far out by their quantiles. Some rows are held out, and training stops
+    when their likelihood no longer rises; the best state is kept. It works in pipelines and searches, which score it
+    by the mean log density. With ``context`` it learns ``p(x | context)``. Densities are those of the data, in nats.
 
     Args:
         flow: a recipe, as for :class:`~pyroflows.priors.FlowPrior`; by default a copula with dropout.
@@ -52,6 +52,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         device: where it computes.
         random_state: a seed or RandomState for fits that can be repeated, None for torch's generator as it is.
         progress: show a progress bar.
+        degenerate: ``"raise"`` refuses rows that have no density, as their values come again and again or columns
+            depend on others; ``"allow"`` fits them all the same, with scores that mean little.
 
     Attributes:
         prior_: the trained :class:`~pyroflows.priors.FlowPrior`, over standardised rows.
@@ -79,13 +81,14 @@ class FlowDensity(DensityMixin, BaseEstimator):
         patience: int = 25,
         dtype: str = "float32",
         device: str = "cpu",
-        random_state: Seed | np.random.RandomState = None,
+        random_state: int | np.random.RandomState | None = None,
         progress: bool = False,
+        degenerate: str = "raise",
     ) -> None:
         self.flow, self.components = flow, components
         self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
         self.weight_decay, self.noise = weight_decay, noise
-        self.validation_fraction, self.patience = validation_fraction, patience
+        self.validation_fraction, self.patience, self.degenerate = validation_fraction, patience, degenerate
         self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
 
     @all_or_nothing
@@ -101,8 +104,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             sample_weight: shape ``(rows,)``, not negative; a row of weight 0 is left out.
 
         Raises:
-            ValueError: if a number is NaN or infinite, numbers of rows differ, a column is constant, or an argument
-                of the constructor is out of range.
+            ValueError: if numbers are NaN or infinite, rows do not match or have no density, or an option is wrong.
             FloatingPointError: if no step of an epoch was finite.
         """
         self._check()
@@ -114,22 +116,22 @@ class FlowDensity(DensityMixin, BaseEstimator):
         if used.sum() < 2:
             raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
         X, context, weight = X[used], context[used], weight[used] / weight[used].mean()
-        self._rows, self._contexts = Scale.of(X, weight), Scale.of(context, weight, constant=True)
+        names = list(getattr(self, "feature_names_in_", range(X.shape[1])))
+        check_density(X, context, names, self.degenerate)
+        self._units = Units(X, context, weight, names, getattr(torch, self.dtype), self.device)
         with seeded(seed, torch.device(self.device)), torch.inference_mode(False), pyro.validation_enabled(False):
-            self._train(X, context, weight)
+            self._train(*map(self._tensor, (X, context, weight)))
+        self.log_.notes += self._units.notes
         return self
 
-    def _train(self, *arrays: NDArray) -> None:
-        rows, dim = arrays[0].shape
-        scaled = self._rows(arrays[0]), self._contexts(arrays[1]), arrays[2]
-        order = torch.randperm(rows, device="cpu")
-        held = min(round(self.validation_fraction * rows), rows - 1)
-        tensors = [self._tensor(a)[order.to(self.device)] for a in scaled]
-        validation, training = ([t[part] for t in tensors] for part in (slice(held), slice(held, None)))
-        prior = FlowPrior(dim, self.flow, arrays[1].shape[1], components=self.components)
-        self.prior_ = prior.to(self.device, getattr(torch, self.dtype))
-        trainer = Epochs(self.prior_, lr=self.lr, weight_decay=self.weight_decay)
-        self.log_: EpochLog = trainer.run(
+    def _train(self, rows: Tensor, context: Tensor, weight: Tensor) -> None:
+        dim, order = rows.shape[1], torch.randperm(len(rows), device="cpu").to(self.device)
+        held = min(round(self.validation_fraction * len(rows)), len(rows) - 1)
+        scaled, ladj = self._units.rows.inv.call_and_ladj(rows)
+        whole = [t[order].to(scaled) for t in (scaled, self._standard(context), weight)]
+        validation, training = ([t[part] for t in whole] for part in (slice(held), slice(held, None)))
+        self.prior_ = FlowPrior(dim, self.flow, context.shape[1], components=self.components).to(scaled)
+        self.log_: EpochLog = Epochs(self.prior_, lr=self.lr, weight_decay=self.weight_decay).run(
             self._loss,
             Batches(training, self.batch_size),
             self.epochs,
@@ -137,15 +139,16 @@ class FlowDensity(DensityMixin, BaseEstimator):
             patience=self.patience,
             progress=self.progress,
         )
-        self._back = Affine(dim, loc=self._tensor(self._rows.loc), scale=self._tensor(self._rows.scale))
-        nn.ModuleList([self.prior_, self._back]).requires_grad_(False)
+        self.prior_.requires_grad_(False)
         with torch.no_grad():
-            self.entropy_ = self._loss(*(validation if held else training)).item() + self._rows.log_volume
+            lost = (weight * ladj)[order[:held] if held else order].mean().item()
+            self.entropy_ = self._loss(*(validation if held else training)).item() - lost
 
     def model(self, x: Tensor, context: Tensor, weight: Tensor) -> None:
         """Standardised rows as data of Pyro. ``fit`` maximises its ELBO with an empty guide, as SVI would."""
+        density = self._given(context)
         with pyro.plate("rows", len(x)), poutine.scale(scale=weight):
-            pyro.sample("x", self._given(context), obs=x)
+            pyro.sample("x", OverBackground(density) if self._units.wild else density, obs=x)
 
     def _loss(self, x: Tensor, *rest: Tensor) -> Tensor:
         """The negative ELBO of a row of :meth:`model`: the weighted mean of negative log densities."""
@@ -157,12 +160,16 @@ class FlowDensity(DensityMixin, BaseEstimator):
         # Not called: Pyro would register the parameters, for a model around it to learn once more.
         return self.prior_.forward(context if context.shape[-1] else None, temperature)
 
+    def _density(self, context: Tensor, temperature: float = 1.0) -> FlowDistribution:
+        given = self._given(context, temperature)
+        return FlowDistribution(given.base, Compose([given.transform, self._units.rows]), validate_args=False)
+
     @torch.no_grad()
     def score_samples(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
-        """The log density of each row, shape ``(rows,)``, in nats."""
+        """The log density of each row, shape ``(rows,)``, in nats; -inf where it is too small for a number."""
         x, context = self._inputs(X, context)
         parts = zip(x.split(CHUNK), context.split(CHUNK), strict=True)
-        return _array(torch.cat([self._given(c).log_prob(part) for part, c in parts])) - self._rows.log_volume
+        return _array(torch.cat([log_density(self._density(c), part) for part, c in parts]))
 
     def score(
         self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -188,36 +195,36 @@ class FlowDensity(DensityMixin, BaseEstimator):
             random_state: a seed, None for torch's generator as it is.
         """
         check_counts("FlowDensity", {"n_samples": 0}, n_samples=n_samples)
-        given = self._standard(np.zeros(0) if context is None else np.asarray(context, dtype=np.float64))
+        given = self._standard(self._tensor(np.zeros(0) if context is None else np.asarray(context, dtype=float)))
         with seeded(random_state, torch.device(self.device)):
-            drawn = self._given(given, temperature).sample((n_samples,))
-        return self._rows.back(_array(drawn))
+            return _array(self._density(given, temperature).sample((n_samples,)))
 
     def distribution(self, context: Tensor | None = None) -> FlowDistribution:
         """The density as a distribution for Pyro, in the units of the data: a prior or a likelihood that was learnt.
 
-        It has gradients by its ``context`` of shape ``(..., C)``, which may be latent: NUTS and ``fit`` can use it.
+        Draws have double precision, as the data had. It has gradients by its ``context`` of shape ``(..., C)``, which
+        may be latent: NUTS and ``fit`` can use it.
         """
-        given = self._given(self._standard(torch.empty(0) if context is None else context))
-        return FlowDistribution(given.base, Compose([given.transform, self._back]))
+        return self._density(self._standard(torch.empty(0) if context is None else context))
 
     @torch.no_grad()
     def to_base(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray:
         """Where each row comes from in the base, shape ``(rows, D)``."""
         x, context = self._inputs(X, context)
-        return _array(self._given(context).transform.inv(x))
+        return _array(self._density(context).transform.inv(x))
 
     @torch.no_grad()
     def from_base(self, Z: ArrayLike, context: ArrayLike | None = None) -> NDArray:
         """The rows that points of the base are mapped to, shape ``(rows, D)``."""
-        z = self._tensor(check_array(Z, dtype=np.float64))
-        return self._rows.back(_array(self._given(self._standard(self._context(context, z))).transform(z)))
+        z = self._tensor(check_array(Z, dtype=np.float64)).to(self._units.rows.dtype)
+        given = self._standard(self._tensor(self._context(context, z)))
+        return _array(self._density(given).transform(z))
 
     @torch.no_grad()
     def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 10) -> NDArray:
         """Rows on a path from row ``a`` to row ``b``, both included, along an arc of the base: ``(steps, D)``."""
-        a, b = self._inputs(np.stack([np.asarray(a), np.asarray(b)]), None)[0]
-        return self._rows.back(_array(self.prior_.path(a, b, steps)))
+        ends = self._units.rows.inv(self._inputs(np.stack([np.asarray(a), np.asarray(b)]), None)[0])
+        return _array(self._units.rows(self.prior_.path(*ends, steps)))
 
     def outlier_score(self, X: ArrayLike, context: ArrayLike | None = None, kind: str = "likelihood") -> NDArray:
         """How much of an outlier each row is, shape ``(rows,)``, in nats; larger is further out.
@@ -245,9 +252,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
         draws then holds half of the rows, in any dimension.
         """
         x, context = self._inputs(X, context)
-        density = self._given(context).expand(x.shape[:1])
-        drawn = density.log_prob(density.sample((draws,)).clone())
-        return (drawn > density.log_prob(x)).double().mean(0).cpu().numpy()
+        density = self._density(context).expand(x.shape[:1])
+        drawn = log_density(density, density.sample((draws,)).clone())
+        return (drawn > log_density(density, x)).double().mean(0).cpu().numpy()
 
     def plot_calibration(self, X: ArrayLike, context: ArrayLike | None = None, ax: Any = None) -> Any:
         """The share of the rows in regions of highest density, against what it should be; returns the Figure."""
@@ -256,7 +263,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def plot_trajectory(self, count: int = 4000) -> Any:
         """Draws of the base on their way through the layers, in the first two dimensions; returns the Figure."""
         check_is_fitted(self)
-        density = self._given(self._tensor(np.zeros(0)))
+        density = self._given(torch.empty(0))
         with torch.no_grad():
             return plot_trajectory([_array(x) for x in density.transform.trajectory(density.base.sample((count,)))])
 
@@ -268,20 +275,13 @@ class FlowDensity(DensityMixin, BaseEstimator):
             raise ValueError(f"FlowDensity expected dtype='float32' or 'float64', got {self.dtype!r}")
 
     def _inputs(self, X: ArrayLike, context: ArrayLike | None) -> tuple[Tensor, Tensor]:
-        """Standardised rows and contexts, as the flow takes them."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._tensor(self._rows(X)), self._standard(self._context(context, X))
+        return self._tensor(X), self._standard(self._tensor(self._context(context, X)))
 
-    def _standard(self, context: NDArray | Tensor) -> Tensor:
-        """A context ``(..., C)`` for any number of rows, standardised."""
+    def _standard(self, context: Tensor) -> Tensor:
         check_is_fitted(self)
-        scale, shape = self._contexts, tuple(context.shape)
-        if shape[-1] != len(scale.loc):
-            raise ValueError(f"FlowDensity expected a context of {len(scale.loc)} columns, as in fit, got {shape}")
-        if isinstance(context, Tensor):
-            return (context - self._tensor(scale.loc)) / self._tensor(scale.scale)
-        return self._tensor(scale(context))
+        return self._units.standard(context)
 
     def _context(self, context: ArrayLike | None, rows: Any) -> NDArray:
         """The context as an array with one row for each of ``rows``, without columns where there is none."""
@@ -293,7 +293,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         return context
 
     def _tensor(self, values: NDArray) -> Tensor:
-        return torch.as_tensor(values, dtype=getattr(torch, self.dtype), device=self.device)
+        return torch.as_tensor(values, dtype=torch.float64, device=self.device)
 
 
 def _array(values: Tensor) -> NDArray:

@@ -29,6 +29,7 @@ class EpochLog:
         bad_steps: how many steps were dropped, as their loss or gradient was not finite.
         best_epoch: the epoch, from 1 on, whose state was kept.
         stopped: why training ended.
+        notes: what was found in the data, a sentence each.
     """
 
     train: list[float] = field(default_factory=list)
@@ -36,6 +37,7 @@ class EpochLog:
     bad_steps: int = 0
     best_epoch: int = 0
     stopped: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 class Epochs:

@@ -11,13 +11,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "psis", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric", "threads", "scale", "files", "parameters"),
+    ("nets", "numeric", "threads", "files", "parameters", "degenerate"),
     ("epochs",),
     ("bijectors",),
     ("transforms",),
     ("bases", "flows", "distributions", "latents"),
     ("guides", "check", "priors"),
-    ("encoders", "dequantise"),
+    ("encoders", "dequantise", "columns"),
     ("infer",),
     ("noncentered",),
     ("psis", "report", "replay", "archive"),
