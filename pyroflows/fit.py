@@ -43,10 +43,9 @@ from .infer import (
     score,
 )
 from .infer.stopping import SMALL_KL
-from .noncentered import noncentered as noncentered_map
 from .numeric import check_counts, seed_of, seeded
 from .posterior import Posterior
-from .stages import Density, Place, Start, choose_precision, gaussian_at, start_guide, wide_log_joint
+from .stages import Density, Place, Start, choose_precision, gaussian_at, places_of, start_guide, wide_log_joint
 from .threads import Threads
 from .transforms import FlowTransform, LowerTriangular
 
@@ -215,7 +214,7 @@ def _fitted(
             bar.set_postfix_str("modes were missed, starting again at each")
         place = plain = Place.of(density, own.fixed, around, 0 if extra else num_particles)
         if fresh_start:
-            places = _places(plain, density, noncentered if modes == 1 else False, num_particles)
+            places = places_of(plain, density, noncentered if modes == 1 else False, num_particles)
             place = start_guide(own, places, density.space, goal, modes, known, stages, bar)
             choose_precision(own, precision)
         weights = partial(_weights, own, place.density, num_particles, goal)
@@ -261,19 +260,6 @@ def _goal(objective: Objective | None, steps: int) -> Objective:
     if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
         raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
     return objective or ReverseKL()
-
-
-def _places(plain: Place, density: LogJoint, noncentered: bool | None, rows: int) -> list[Place]:
-    """The coordinates to choose from: as the model has them, non-centred, or both."""
-    fixed = None if noncentered is False else noncentered_map(density)
-    if fixed is None:
-        if noncentered:
-            raise ValueError(
-                "fit expected a site with a prior like Normal(loc, scale) whose scale depends on other latents for "
-                "noncentered=True, got none: leave noncentered out"
-            )
-        return [plain]
-    return [*([] if noncentered else [plain]), Place.of(density, fixed, plain.start, rows)]
 
 
 def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:

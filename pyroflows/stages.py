@@ -12,6 +12,7 @@ from .guides import AutoFlow
 from .improper import check_proper
 from .infer import Annealed, Gaussian, LogJoint, Objective, TracedDensity, Untraceable, base_at, elbo, find_modes
 from .latents import LatentSpace
+from .noncentered import noncentered as noncentered_map
 from .transforms import FlowTransform, LowerTriangular
 
 Density = Callable[[Tensor], Tensor]
@@ -63,6 +64,19 @@ def wide_log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpac
     except (RuntimeError, TypeError, ValueError):  # the model holds tensors in single precision that do not mix
         return own
     return double if value.dtype == torch.float64 and value.isfinite().all() else own
+
+
+def places_of(plain: Place, density: LogJoint, noncentered: bool | None, rows: int) -> list[Place]:
+    """The coordinates to choose from: as the model has them, non-centred, or both."""
+    fixed = None if noncentered is False else noncentered_map(density)
+    if fixed is None:
+        if noncentered:
+            raise ValueError(
+                "fit expected a site with a prior like Normal(loc, scale) whose scale depends on other latents for "
+                "noncentered=True, got none: leave noncentered out"
+            )
+        return [plain]
+    return [*([] if noncentered else [plain]), Place.of(density, fixed, plain.start, rows)]
 
 
 def start_guide(
