@@ -13,7 +13,7 @@ from .bases import ComponentBase, MixtureBase, ProductBase
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .noncentered import noncentered
-from .numeric import seeded
+from .numeric import seed_of, seeded
 
 FORMAT, KIND = "pyroflows posterior 2", "a file of Posterior.save"
 # The log joint at the centre, at draws of the guide and at some farther out is the model's fingerprint.
@@ -151,7 +151,7 @@ def _set_base(guide: AutoFlow, saved: list[Tensor] | Tensor) -> None:
 @torch.no_grad()
 def _points(guide: AutoFlow) -> Tensor:
     """Vectors ``(K, D)`` at which models are told apart: the centre of the guide, draws, and some farther out."""
-    with seeded(0, guide.device):
+    with seeded(seed_of("fingerprint"), guide.device):
         x = guide.get_base_dist().sample((NEAR + FAR,))
     x = torch.cat([torch.zeros_like(x[:1]), x[:NEAR], WIDER * x[NEAR:]])
     return guide.transform(x).cpu()

@@ -22,7 +22,8 @@ from .fit import fit as default_fit
 from .latents import Model, is_minibatch, latent_nodes, trace_of
 from .numeric import check_counts
 from .posterior import Posterior
-from .replay import is_derived, unobserved
+from .replay import unobserved
+from .sites import data_sites
 
 # A p-value below this, over the number of scalars, is no accident.
 LEVEL = 0.01
@@ -126,8 +127,9 @@ def calibrate(
     Args:
         model: a Pyro model.
         args: its arguments.
-        observed: the sites to simulate, by default those observed. A mapping ``{site: argument}`` passes simulated
-            values as arguments, and None while simulating, for models that also compute with their data.
+        observed: the sites to simulate, by default those observed, and not what ``condition`` fixed. A mapping
+            ``{site: argument}`` passes simulated values as arguments, and None while simulating, for models that also
+            compute with their data.
         fit: called as :func:`pyroflows.fit` is; for one ``functools.partial(fit, steps=500)``.
         refine: refines each posterior so, see :meth:`pyroflows.Posterior.refine`.
         num_simulations: how many data sets, 20 or more.
@@ -203,7 +205,8 @@ def _simulator(model: Model, args: tuple, kwargs: dict, observed: Any) -> Callab
     arguments = dict(observed) if isinstance(observed, Mapping) else {}
     without = _with_arguments(model, args, kwargs, dict.fromkeys(arguments.values())) if arguments else (args, kwargs)
     trace = trace_of(model, *without)
-    sites = _observed(trace) if observed is None else [observed] if isinstance(observed, str) else list(observed)
+    given = data_sites(model, *without) if observed is None else observed
+    sites = [given] if isinstance(given, str) else list(given)
     _check(trace, sites)
 
     @torch.no_grad()
@@ -228,12 +231,6 @@ def _with_arguments(model: Model, args: tuple, kwargs: dict, values: Mapping[str
     bound = signature.bind_partial(*args, **kwargs)
     bound.arguments.update(values)
     return bound.args, bound.kwargs
-
-
-def _observed(trace: poutine.Trace) -> list[str]:
-    """Sites that observe data: not those that hold a derived value or a factor."""
-    nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample" and node["is_observed"]}
-    return [name for name, node in nodes.items() if not is_derived(node) and node["value"].numel()]
 
 
 def _check(trace: poutine.Trace, sites: list[str]) -> None:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from . import plots, report
 from .diagnostics import ChainDiagnostics, Diagnostics
 from .infer import LogJoint
 from .latents import LatentSpace
-from .numeric import check_counts, seed_of
+from .numeric import check_counts, seed_of, seeded
 from .replay import Replay
 
 
@@ -48,8 +49,66 @@ class Draws(ABC):
         """Statistics of each draw, of shape ``(chains, draws)`` by name, for ArviZ's ``sample_stats``."""
 
     @abstractmethod
-    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draws by site, equally weighted, of shape ``(num_samples, *site.shape)``."""
+    def new(self, num_samples: int) -> Tensor:
+        """Draws in unconstrained space, equally weighted, of shape ``(num_samples, D)``."""
+
+    def sample(
+        self, num_samples: int = 1000, *, seed: int | None = None, deterministic: bool = False
+    ) -> dict[str, Tensor]:
+        """Draws by site, equally weighted, of shape ``(num_samples, *site.shape)``.
+
+        Args:
+            num_samples: how many draws.
+            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
+            deterministic: give ``pyro.deterministic`` sites too. They are those of the data fitted, so that
+                ``Predictive(model, posterior_samples)`` at other data must not be given them.
+        """
+        check_counts(type(self).__name__, {}, num_samples=num_samples)
+        with torch.no_grad(), seeded(seed, self.log_joint.space.start.device):
+            z = self.new(num_samples)
+        return self._values(z) if deterministic else self.log_joint.constrain(z)
+
+    def predict(
+        self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
+    ) -> dict[str, Tensor]:
+        """Runs the model on new arguments at draws of the posterior, equally weighted.
+
+        Sites that the model observes, by ``obs=``, are drawn anew, whatever their data in these arguments, which then
+        only say how many rows there are. What ``condition`` or ``do`` fixed stays fixed. Where the model observes
+        nothing itself, data came in by ``condition``, and are drawn anew. ``pyro.deterministic`` sites are computed
+        anew. All rows of a plate with ``subsample_size`` are gone through.
+
+        Args:
+            args: arguments of the model; without any, those of the fit.
+            num_samples: how many draws.
+            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
+            kwargs: keyword arguments of the model; use ``functools.partial`` for the two names above.
+
+        Returns:
+            Observed sites, ``pyro.deterministic`` sites, and latents that the fit did not have, of shape
+            ``(num_samples, *site.shape)`` by name.
+
+        Raises:
+            ValueError: if a latent has another shape with these arguments, as that of each row has with other rows, or
+                a site cannot be sampled.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyroflows import fit
+            >>> def line(x, y=None):
+            ...     slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+            ...     with pyro.plate("row", len(x)):
+            ...         pyro.sample("y", dist.Normal(slope * x, 0.1), obs=y)
+            >>> x = torch.arange(5.0)
+            >>> posterior = fit(line, x, 2 * x, steps=100, progress=False)
+            >>> new = posterior.predict(torch.tensor([100.0, 200.0]), num_samples=500)
+            >>> new["y"].shape, bool((new["y"].mean(0) - torch.tensor([200.0, 400.0])).abs().max() < 1)
+            (torch.Size([500, 2]), True)
+        """
+        check_counts(type(self).__name__, {}, num_samples=num_samples)
+        with torch.no_grad(), seeded(seed, self.log_joint.space.start.device):
+            values = self.log_joint.constrain(self.new(num_samples))
+            return self._replay.simulate(values, num_samples, (args, kwargs) if args or kwargs else None)
 
     @functools.cached_property
     def draws(self) -> dict[str, Tensor]:
@@ -83,11 +142,12 @@ class Draws(ABC):
     ) -> Any:
         """The draws as an ArviZ object, with what is known of each in ``sample_stats``.
 
-        Dimensions are named by the plates that they come from. The draws are given as they are: importance
+        Dimensions are named by the plates that they come from. What a handler around the model fixed, as by
+        ``condition``, is ``constant_data``. The draws are given as they are: importance
         weights, where there are some, are ``psis_weight`` in ``sample_stats``.
 
         Args:
-            predictive: add ``posterior_predictive``, new data for each draw; one run of the model a draw.
+            predictive: add ``posterior_predictive``, new data for each draw, see :meth:`predict`.
             prior: add ``prior`` and ``prior_predictive``, of so many draws.
             log_likelihood: add ``log_likelihood`` of each datum, for ``arviz.loo`` and ``arviz.compare``.
             coords: labels by dimension name, for example ``{"school": names}``.
@@ -100,12 +160,17 @@ class Draws(ABC):
             ValueError: if ``dims`` names no site or not all of a site's dimensions, ``prior`` is negative, the prior
                 cannot be sampled, or predictions and likelihoods are asked of a minibatch or of no data.
         """
-        observed = {k: v for k, v in self.log_joint.observed().items() if k not in self._replay.plates}
-        values = {name: value for name, (value, _) in observed.items()}
-        groups = {"posterior": self._by_chain(_numpy(self.draws)), "sample_stats": self.stats, "observed_data": values}
-        groups |= self._predictions(list(observed), predictive, prior, log_likelihood)
+        given = {k: v for k, v in self.log_joint.observed().items() if k not in self._replay.plates}
+        values, data = {name: value for name, (value, _) in given.items()}, set(self._replay.data)
+        groups = {
+            "posterior": self._by_chain(_numpy(self.draws)),
+            "sample_stats": self.stats,
+            "observed_data": {name: value for name, value in values.items() if name in data},
+            "constant_data": {name: value for name, value in values.items() if name not in data},
+        }
+        groups |= self._predictions([*groups["observed_data"]], predictive, prior, log_likelihood)
         named = {site.name: _dims(site.name, site.plates, len(site.shape)) for site in self.log_joint.space.sites}
-        named |= {name: _dims(name, plates, values[name].ndim) for name, (_, plates) in observed.items()}
+        named |= {name: _dims(name, plates, values[name].ndim) for name, (_, plates) in given.items()}
         named |= {name: _dims(name, plates, self.draws[name].dim() - 1) for name, plates in self._replay.plates.items()}
         return report.inference_data(groups, named | dict(dims or {}), coords)
 
@@ -118,7 +183,8 @@ class Draws(ABC):
             names: sites to show, all by default.
             max_scalars: how many scalars at most.
         """
-        draws = self.sample(len(self.weights), seed=seed_of("plot_pairs")) if self.weighted else self.draws
+        seed = seed_of("plot_pairs")
+        draws = self.sample(len(self.weights), seed=seed, deterministic=True) if self.weighted else self.draws
         chosen = draws if names is None else {name: draws[name] for name in names}
         return plots.plot_pairs(_numpy(chosen), max_scalars)
 
@@ -132,10 +198,11 @@ class Draws(ABC):
             )
         groups = {}
         if predictive:
-            latents = {site.name: self.draws[site.name] for site in self.log_joint.space.sites}
-            groups["posterior_predictive"] = self._by_chain(self._replay.predictive(latents, sites))
+            latents = self.log_joint.constrain(self.vectors.flatten(0, 1))
+            found = _numpy(self._replay.simulate(latents, len(self.weights)))
+            groups["posterior_predictive"] = self._by_chain({name: found[name] for name in sites})
         if prior:
-            found = self._replay.predictive(prior, [*self.draws, *sites])
+            found = _numpy(self._replay.simulate({}, prior))
             groups["prior"] = {name: found[name][None] for name in self.draws}
             groups["prior_predictive"] = {name: found[name][None] for name in sites}
         if log_likelihood:

@@ -16,7 +16,7 @@ from .draws import Draws, open_scalars
 from .flows import with_tails
 from .guides import AutoFlow
 from .infer import History, LogJoint
-from .numeric import check_counts, seed_of, seeded
+from .numeric import seed_of, seeded
 from .refine import Refined, refine
 from .refine.judge import look_again
 from .refine.refined import propose
@@ -46,12 +46,9 @@ class Posterior(Draws):
         self.history = history
         self.num_draws, self.seed = num_draws, seed
 
-    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
-        """New draws: latents and ``pyro.deterministic`` sites, ``(num_samples, *site.shape)`` by name."""
-        check_counts("Posterior", {}, num_samples=num_samples)
-        with torch.no_grad(), seeded(seed, self.guide.device):
-            z = self.guide.get_posterior().sample((num_samples,))
-        return self._values(z)
+    def new(self, num_samples: int) -> Tensor:
+        """Draws of the guide in unconstrained space, of shape ``(num_samples, D)``."""
+        return self.guide.get_posterior().sample((num_samples,))
 
     def log_prob(self, samples: dict[str, Tensor]) -> Tensor:
         """The posterior's log density at values of all latent sites, of shape ``(...)``."""

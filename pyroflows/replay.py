@@ -1,23 +1,20 @@
 """A model run at many draws of its latents: derived values, likelihoods of the data, predictions."""
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
-from pyro.distributions import Delta, MaskedDistribution
-from pyro.infer import Predictive
 from torch import Tensor
 
 from .infer import LogJoint
-from .infer.log_joint import in_precision
+from .infer.precision import in_precision
 from .latents import Model
-
-# Rows that vmap runs at once: with many observations one likelihood a row and datum would fill the memory.
-ROWS = 1000
-
-Plates = tuple[str | None, ...]
+from .simulate import ROWS, Simulation
+from .sites import Plates, data_sites, is_derived, plates_of_derived
 
 
 class Replay:
@@ -42,9 +39,16 @@ class Replay:
             nodes = self._trace(log_joint.space.start).nodes
         #: Plates of each derived site, by name.
         self.plates: dict[str, Plates] = {
-            name: _plates_of_derived(node) for name, node in nodes.items() if is_derived(node)
+            name: plates_of_derived(node) for name, node in nodes.items() if is_derived(node)
         }
-        self._shapes = {name: node["value"].shape for name, node in nodes.items() if node["type"] == "sample"}
+
+    @functools.cached_property
+    def data(self) -> list[str]:
+        """Names of the sites that hold data."""
+        start = self.log_joint.space.start
+        points = [self.log_joint.typed(self.log_joint.constrain(z)) for z in (start, start + 0.1)]
+        with torch.no_grad(), pyro.validation_enabled(False):
+            return data_sites(self.log_joint.model, self.log_joint.args, self.log_joint.kwargs, points)
 
     def derived(self, z: Tensor) -> dict[str, Tensor]:
         """Values of the derived sites at vectors ``(S, D)``, of shape ``(S, *site.shape)``."""
@@ -62,29 +66,28 @@ class Replay:
 
         return {name: value.cpu().numpy() for name, value in self._map(read, z).items()}
 
-    def predictive(self, draws: dict[str, Tensor] | int, sites: list[str]) -> dict[str, NDArray]:
-        """New values of sites, observed ones included, by Pyro's ``Predictive``.
+    def simulate(
+        self, values: Mapping[str, Tensor], count: int, call: tuple[tuple, dict[str, Any]] | None = None
+    ) -> dict[str, Tensor]:
+        """New values of observed and derived sites, and of latents not given, of shape ``(count, *site.shape)``.
 
         Args:
-            draws: values ``(S, *site.shape)`` of the latents, or how many draws of the prior.
-            sites: the sites to return, of shape ``(S, *site.shape)``.
+            values: latents by name, of shape ``(count, *site.shape)``.
+            count: how many draws.
+            call: arguments and keyword arguments of the model, by default its own.
 
         Raises:
-            ValueError: if the prior of a site cannot be sampled.
+            ValueError: if a site cannot be sampled, or the latents have other shapes with these arguments.
         """
-        draws = in_precision(draws, self.log_joint.dtype)
-        source = {"num_samples": draws} if isinstance(draws, int) else {"posterior_samples": draws}
-        count = draws if isinstance(draws, int) else len(next(iter(draws.values())))
-        model = unobserved(self.log_joint.model, [name for name in sites if name not in self.plates])
-        simulate = Predictive(model, return_sites=sites, **source)
-        with pyro.validation_enabled(False), poutine.block():
-            try:
-                found = simulate(*self.log_joint.args, **self.log_joint.kwargs)
-            except NotImplementedError as error:
-                raise ValueError(
-                    f"expected sites that can be sampled, got one that cannot ({error}): ask for no predictions"
-                ) from error
-        return {name: found[name].reshape(count, *self._shapes[name]).cpu().numpy() for name in sites}
+        density, dtype = self.log_joint, next((value.dtype for value in values.values()), None)
+        args, kwargs = (density.args, density.kwargs) if call is None else in_precision(call, density.dtype)
+        try:
+            found = Simulation(density.model, args, kwargs, self.data)(density.typed(dict(values)), count)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"expected sites that can be sampled, got one that cannot ({error}): ask for no predictions"
+            ) from error
+        return in_precision(found, dtype)
 
     def _map(self, read: Callable[[poutine.Trace], dict[str, Tensor]], z: Tensor) -> dict[str, Tensor]:
         def one(row: Tensor) -> dict[str, Tensor]:
@@ -105,21 +108,3 @@ def unobserved(model: Model, sites: Iterable[str]) -> Model:
     """The model with some observed sites sampled instead."""
     # Pyro's own uncondition draws deterministic sites again too, in another shape inside plates.
     return poutine.condition(model, data=dict.fromkeys(sites))
-
-
-def is_derived(node: dict) -> bool:
-    """Whether a site of a trace holds a value computed from others: ``pyro.deterministic``, reparameterised sites."""
-    if node["type"] != "sample" or not node["is_observed"]:
-        return False
-    fn = node["fn"]
-    return isinstance(fn, MaskedDistribution) and isinstance(fn.base_dist, Delta)
-
-
-def _plates_of_derived(node: dict) -> Plates:
-    """Plates over the leading dimensions of a deterministic site, whose event, unless given, is all of its value."""
-    frames = {frame.dim: frame for frame in node["cond_indep_stack"] if frame.vectorized}
-    shape, depth = node["value"].shape, -min(frames, default=0)
-    outer = shape[:depth]
-    if len(outer) < depth or any(outer[dim] not in (1, frame.size) for dim, frame in frames.items()):
-        return ()
-    return tuple(frames[dim].name if dim in frames else None for dim in range(-depth, 0))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray]
+WITHOUT_DRAWS = ("observed_data", "constant_data")
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -19,8 +20,8 @@ def inference_data(groups: Mapping[str, Arrays], dims: Mapping[str, Sequence[str
     """Makes an ArviZ object: ``InferenceData`` with ArviZ 0.x, an xarray ``DataTree`` with 1.x.
 
     Args:
-        groups: arrays by group and name; all but those of ``observed_data`` have leading dimensions
-            ``(chain, draw)``. Empty groups are left out.
+        groups: arrays by group and name; all but those of ``observed_data`` and ``constant_data`` have leading
+            dimensions ``(chain, draw)``. Empty groups are left out.
         dims: names of an array's further dimensions, by the array's name; of a log likelihood the first of them.
         coords: labels by dimension name.
 
@@ -50,7 +51,8 @@ def _from_dict(arrays: Mapping[str, Arrays], dims: Mapping[str, Sequence[str]], 
 
 def _check_dims(arrays: Mapping[str, Arrays], dims: Mapping[str, Sequence[str]]) -> None:
     ranks = {name: array.ndim - 2 for values in arrays.values() for name, array in values.items()}
-    ranks |= {name: array.ndim for name, array in arrays.get("observed_data", {}).items()}
+    for group in WITHOUT_DRAWS:
+        ranks |= {name: array.ndim for name, array in arrays.get(group, {}).items()}
     for name, names in dims.items():
         if name not in ranks:
             raise ValueError(f"expected dims by site, one of {sorted(ranks)}, got {name!r}")

@@ -41,11 +41,12 @@ def of(model: object, *args: object, num_draws: int = 50) -> Posterior:
 
 def test_deterministic_sites_are_drawn() -> None:
     posterior = of(schools)
-    for draws, count in ((posterior.draws, 50), (posterior.sample(7), 7)):
+    for draws, count in ((posterior.draws, 50), (posterior.sample(7, deterministic=True), 7)):
         assert list(draws) == ["mu", "z", "theta", "pair", "constant"]
         assert torch.allclose(draws["theta"], draws["mu"][:, None, None] + 2 * draws["z"])
         assert draws["pair"].shape == (count, 2, 4, 3)
         assert draws["constant"].tolist() == [[1.0, 2.0]] * count
+    assert list(posterior.sample(7)) == ["mu", "z"]
     assert posterior.summary()["theta[1,2]"]["mean"] == pytest.approx(posterior.draws["theta"][:, 1, 2].mean().item())
     assert posterior.log_prob(posterior.draws).shape == (50,)
 

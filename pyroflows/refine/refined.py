@@ -12,7 +12,6 @@ from ..diagnostics import ChainDiagnostics, Diagnostics
 from ..draws import Draws
 from ..guides import AutoFlow
 from ..infer import LogJoint
-from ..numeric import seeded
 
 # Proposals that are scored at once.
 BATCH = 10_000
@@ -69,11 +68,10 @@ class Refined(Draws):
         self._diagnostics = replace(self._diagnostics, missed=missed)
         return self
 
-    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Picks among the draws, with replacement and by their weights: ``(num_samples, *site.shape)`` by site."""
-        with seeded(seed, self.vectors.device):
-            picked = torch.multinomial(torch.as_tensor(self.weights), num_samples, replacement=True)
-        return {name: value[picked.to(value.device)] for name, value in self.draws.items()}
+    def new(self, num_samples: int) -> Tensor:
+        """Picks among the draws, with replacement and by their weights: ``(num_samples, D)``, unconstrained."""
+        picked = torch.multinomial(torch.as_tensor(self.weights), num_samples, replacement=True)
+        return self.vectors.flatten(0, 1)[picked.to(self.vectors.device)]
 
     def __repr__(self) -> str:
         chains, draws, _ = self.vectors.shape

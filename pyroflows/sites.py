@@ -1,0 +1,87 @@
+"""What the observed sites of a model hold: data, values fixed from outside, derived values, factors."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from pyro import poutine
+from pyro.distributions import Delta, MaskedDistribution
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.messenger import Messenger, block_messengers
+from torch import Tensor
+
+from .latents import Model, trace_of
+
+Plates = tuple[str | None, ...]
+Values = Mapping[str, Tensor]
+FREE: Values = MappingProxyType({})
+
+
+def is_derived(node: dict) -> bool:
+    """Whether a site of a trace holds a value computed from others: ``pyro.deterministic``, reparameterised sites."""
+    if node["type"] != "sample" or not node["is_observed"]:
+        return False
+    fn = node["fn"]
+    return isinstance(fn, MaskedDistribution) and isinstance(fn.base_dist, Delta)
+
+
+def is_given(node: dict) -> bool:
+    """Whether a site has a value from outside: not a derived one, nor that of a factor, which is empty."""
+    if node["type"] != "sample" or not node["is_observed"] or is_derived(node):
+        return False
+    return isinstance(node["value"], Tensor) and node["value"].numel() > 0
+
+
+def is_fixed(message: dict, around: Messenger) -> bool:
+    """Whether a handler between the model and the handler ``around`` conditions the site of a message."""
+    handlers: list[Messenger] = []
+    with block_messengers(handlers.append):  # which blocks none: it is asked about each, and told nothing
+        inner = handlers[handlers.index(around) + 1 :]
+    return message["is_observed"] and any(
+        isinstance(handler, ConditionMessenger) and message["name"] in handler.data for handler in inner
+    )
+
+
+def plates_of_derived(node: dict) -> Plates:
+    """Plates over the leading dimensions of a deterministic site, whose event, unless given, is all of its value."""
+    frames = {frame.dim: frame for frame in node["cond_indep_stack"] if frame.vectorized}
+    shape, depth = node["value"].shape, -min(frames, default=0)
+    outer = shape[:depth]
+    if len(outer) < depth or any(outer[dim] not in (1, frame.size) for dim, frame in frames.items()):
+        return ()
+    return tuple(frames[dim].name if dim in frames else None for dim in range(-depth, 0))
+
+
+class _Noting(Messenger):
+    """Notes which sites handlers between the model and this one condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed: set[str] = set()
+
+    def _pyro_sample(self, message: dict) -> None:
+        if is_fixed(message, self):
+            self.fixed.add(message["name"])
+
+
+def data_sites(model: Model, args: tuple, kwargs: dict, points: Sequence[Values] = (FREE, FREE)) -> list[str]:
+    """Names of the sites that hold data.
+
+    These are the sites that the model observes itself, by ``obs=``. What a handler around it conditions is fixed, and
+    no datum. Only where the model observes nothing itself, data came in that way: they are the conditioned sites whose
+    density depends on the latents.
+
+    Args:
+        model: a Pyro model.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        points: values of the latents by name at two points; by default two draws of the prior.
+    """
+    noting = _Noting()
+    first, second = (trace_of(poutine.condition(noting(model), data=dict(point)), args, kwargs) for point in points)
+    found = [name for name, node in first.nodes.items() if is_given(node) and name not in points[0]]
+    own = [name for name in found if name not in noting.fixed]
+    if own:
+        return own
+    for trace in (first, second):
+        trace.compute_log_prob(lambda name, _: name in found)
+    return [name for name in found if first.nodes[name]["log_prob_sum"] != second.nodes[name]["log_prob_sum"]]
