@@ -149,7 +149,9 @@ class Draws(ABC):
         Args:
             predictive: add ``posterior_predictive``, new data for each draw, see :meth:`predict`.
             prior: add ``prior`` and ``prior_predictive``, of so many draws.
-            log_likelihood: add ``log_likelihood`` of each datum, for ``arviz.loo`` and ``arviz.compare``.
+            log_likelihood: add ``log_likelihood`` of each row, for ``arviz.loo`` and ``arviz.compare``. A factor in
+                the plate of a site is added to its rows, one in a plate of its own has further rows, see
+                :func:`~pyroflows.likelihood.by_row`; of one in no plate a warning says that it is left out.
             coords: labels by dimension name, for example ``{"school": names}``.
             dims: names of a site's dimensions by site, in the place of the plates'.
 
@@ -191,7 +193,8 @@ class Draws(ABC):
     def _predictions(self, sites: list[str], predictive: bool, prior: int, log_likelihood: bool) -> dict[str, dict]:
         """The groups of ArviZ that take runs of the model."""
         check_counts("to_arviz", {"prior": 0}, prior=prior)
-        if (predictive or log_likelihood) and (self.log_joint.minibatch or not sites):
+        rows = sites or (self._replay.row_factors and not predictive)
+        if (predictive or log_likelihood) and (self.log_joint.minibatch or not rows):
             raise ValueError(
                 "expected a model that observes all its data, to predict them or to score each, got "
                 f"{'one of a minibatch' if self.log_joint.minibatch else 'one without observed sites'}"
@@ -206,7 +209,7 @@ class Draws(ABC):
             groups["prior"] = {name: found[name][None] for name in self.draws}
             groups["prior_predictive"] = {name: found[name][None] for name in sites}
         if log_likelihood:
-            groups["log_likelihood"] = self._by_chain(self._replay.log_likelihood(self.vectors.flatten(0, 1), sites))
+            groups["log_likelihood"] = self._by_chain(self._replay.log_likelihood(self.vectors.flatten(0, 1)))
         return groups
 
     def _by_chain(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:

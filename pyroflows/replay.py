@@ -13,8 +13,9 @@ from torch import Tensor
 from .infer import LogJoint
 from .infer.precision import in_precision
 from .latents import Model
+from .likelihood import by_row, scores_rows, warn_of_factors
 from .simulate import ROWS, Simulation
-from .sites import Plates, data_sites, is_derived, plates_of_derived
+from .sites import Plates, data_sites, is_derived, is_factor, plates_of_derived, rows_of
 
 
 class Replay:
@@ -41,6 +42,8 @@ class Replay:
         self.plates: dict[str, Plates] = {
             name: plates_of_derived(node) for name, node in nodes.items() if is_derived(node)
         }
+        self._factors = [name for name, node in nodes.items() if is_factor(node)]
+        self._row_keys = {name: rows_of(node) for name, node in nodes.items() if node["type"] == "sample"}
 
     @functools.cached_property
     def data(self) -> list[str]:
@@ -57,14 +60,26 @@ class Replay:
         found = self._map(lambda trace: {name: trace.nodes[name]["value"] for name in self.plates}, z)
         return in_precision(found, z.dtype)
 
-    def log_likelihood(self, z: Tensor, sites: list[str]) -> dict[str, NDArray]:
-        """Log density of each datum of observed sites at vectors ``(S, D)``, of shape ``(S, *batch_shape)``."""
+    @property
+    def row_factors(self) -> list[str]:
+        """Names of the factors that score rows of data."""
+        latents = [site.name for site in self.log_joint.space.sites]
+        return [name for name in self._factors if scores_rows(name, self._row_keys, self.data, latents)]
+
+    def log_likelihood(self, z: Tensor) -> dict[str, NDArray]:
+        """Log density of each row of the data at vectors ``(S, D)``, of shape ``(S, *batch_shape)``.
+
+        See :func:`~pyroflows.likelihood.by_row`. Warns of factors that are of no row.
+        """
+        sites = [*self.data, *self._factors]
 
         def read(trace: poutine.Trace) -> dict[str, Tensor]:
             trace.compute_log_prob(lambda name, _: name in sites)
             return {name: trace.nodes[name]["log_prob"] for name in sites}
 
-        return {name: value.cpu().numpy() for name, value in self._map(read, z).items()}
+        found, scoring = {name: value.cpu().numpy() for name, value in self._map(read, z).items()}, self.row_factors
+        warn_of_factors({name: found[name] for name in self._factors if name not in scoring})
+        return by_row(found, self._row_keys, self.data, scoring)
 
     def simulate(
         self, values: Mapping[str, Tensor], count: int, call: tuple[tuple, dict[str, Any]] | None = None

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pyro import poutine
-from pyro.distributions import Delta, MaskedDistribution
+from pyro.distributions import Delta, MaskedDistribution, Unit
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.messenger import Messenger, block_messengers
 from torch import Tensor
 
-from .latents import Model, trace_of
+from .latents import Model, innermost, trace_of
 
 Plates = tuple[str | None, ...]
 Values = Mapping[str, Tensor]
@@ -22,6 +22,16 @@ def is_derived(node: dict) -> bool:
         return False
     fn = node["fn"]
     return isinstance(fn, MaskedDistribution) and isinstance(fn.base_dist, Delta)
+
+
+def is_factor(node: dict) -> bool:
+    """Whether a site of a trace is a ``pyro.factor``."""
+    return node["type"] == "sample" and isinstance(innermost(node["fn"]), Unit)
+
+
+def rows_of(node: dict) -> frozenset[object]:
+    """What tells the plates of a site apart, with the turn in those that are gone through by ``for``."""
+    return frozenset((frame.name, None if frame.vectorized else frame.counter) for frame in node["cond_indep_stack"])
 
 
 def is_given(node: dict) -> bool:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 PLOTTING = ("diagnostics", "psis", "report", "plots")
 FLOORS = (  # a module may import from the floors before its own, a folder also from itself
-    ("nets", "numeric", "threads", "files", "parameters", "degenerate"),
+    ("nets", "numeric", "threads", "files", "parameters", "likelihood", "degenerate"),
     ("epochs",),
     ("bijectors",),
     ("transforms",),
