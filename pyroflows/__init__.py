@@ -8,6 +8,7 @@ from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
 from .encoders import FlowEncoder
 from .fit import fit
+from .guide_prior import GuidePrior
 from .guides import AutoFlow
 from .infer import CompiledSVI, CompiledTrace_ELBO, log_joint
 from .posterior import Posterior
@@ -29,6 +30,7 @@ __all__ = [
     "FlowDistribution",
     "FlowEncoder",
     "FlowPrior",
+    "GuidePrior",
     "NormalPrior",
     "Posterior",
     "Refined",

@@ -162,11 +162,7 @@ def check_model(model: Model, *args: object, **kwargs: object) -> None:
         # The kinds of errors here are those of Pyro's guides.
         raise RuntimeError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
-        if isinstance(innermost(node["fn"]), Delta):
-            raise ValueError(
-                f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
-                f"or pyro.deterministic({name!r}, value)"
-            )
+        _check_varies(name, node, trace)
         _check_continuous(node)
         _check_plates(name, node, trace)
     _check_devices(trace)
@@ -187,6 +183,20 @@ def _check_continuous(site: dict) -> None:
             f"expected continuous latents, got the discrete site {name!r}: sum it out with "
             f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
         )
+
+
+def _check_varies(name: str, node: dict, trace: poutine.Trace) -> None:
+    if not isinstance(innermost(node["fn"]), Delta):
+        return
+    if vectors := [vector for vector, found in latent_nodes(trace) if found["infer"].get("is_auxiliary")]:
+        raise ValueError(
+            f"expected a model without a guide in it, got a guide's site {name!r}, a Delta whose density is that of "
+            f"{vectors[0]!r}: call posterior.as_prior(), or pyroflows.GuidePrior(guide), in the place of the guide"
+        )
+    raise ValueError(
+        f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
+        f"or pyro.deterministic({name!r}, value)"
+    )
 
 
 def innermost(fn: Distribution) -> Distribution:

@@ -14,6 +14,7 @@ from . import archive, files, plots, report
 from .diagnostics import Diagnostics
 from .draws import Draws, open_scalars
 from .flows import with_tails
+from .guide_prior import GuidePrior
 from .guides import AutoFlow
 from .infer import History, LogJoint
 from .numeric import seed_of, seeded
@@ -128,6 +129,27 @@ class Posterior(Draws):
             (torch.Size([1000]), 2)
         """
         return refine(method, self.guide, self.log_joint, **options).beside(self.history.missed)
+
+    def as_prior(self, name: str = "prior") -> GuidePrior:
+        """The posterior as the prior of a model of further data, which calls it to sample all sites.
+
+        Args:
+            name: of the one latent site that the model then has for them.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyroflows import fit
+            >>> def first(y):
+            ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            ...     pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+            >>> prior = fit(first, torch.tensor(1.0), steps=100, progress=False).as_prior()
+            >>> def second(y):
+            ...     pyro.sample("y", dist.Normal(prior()["mean"], 1.0), obs=y)
+            >>> posterior = fit(second, torch.tensor(2.0), steps=100, progress=False)
+            >>> abs(posterior.summary()["mean"]["mean"] - 1.0) < 0.05
+            True
+        """
+        return GuidePrior(self.guide, name)
 
     def save(self, path: str | Path) -> None:
         """Writes the guide's numbers, the model's parameters, the history and what tells the model apart.

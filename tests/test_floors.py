@@ -17,7 +17,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("transforms",),
     ("bases", "flows", "distributions", "latents"),
     ("guides", "check", "priors", "sites"),
-    ("encoders", "dequantise", "columns", "simulate"),
+    ("encoders", "dequantise", "columns", "simulate", "guide_prior"),
     ("infer",),
     ("noncentered",),
     ("psis", "report", "replay", "archive"),
