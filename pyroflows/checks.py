@@ -48,6 +48,13 @@ def check_guide(guide: AutoFlow, model: Model, args: tuple, kwargs: dict) -> Non
     own, wanted = ({s.name: tuple(s.shape) for s in found.sites} for found in (guide.space, space))
     if own != wanted:
         raise ValueError(f"fit expected a guide of the model's latents {wanted}, got one of {own}: use a new guide")
+    for one, other in zip(guide.space.sites, space.sites, strict=True):
+        same = one.size == other.size and (not one.held or torch.equal(one.held.free, other.held.free))
+        if not same:
+            raise ValueError(
+                f"fit expected a guide with the model's entries of {one.name!r}, got one with other entries that "
+                f"obs_mask says are seen: use a new guide"
+            )
 
 
 def check_slope(density: LogJoint) -> None:

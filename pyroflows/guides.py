@@ -16,8 +16,9 @@ from torch.distributions import Distribution, biject_to
 
 from .distributions import FlowDistribution
 from .flows import iaf
-from .latents import LatentSpace, check_model, innermost, started
+from .latents import LatentSpace, Unscored, innermost
 from .numeric import check_counts, seed_of, seeded
+from .soundness import check_model, started
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
 # Beyond this many latents the affine map of the guide is diagonal: a triangle has D^2 / 2 numbers.
@@ -108,20 +109,21 @@ class AutoFlow(AutoContinuous):
     def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         if self._model is None:
             raise RuntimeError("expected a guide with a model, got an unpickled one: set it up, then pickle it")
-        check_model(self.model, *args, **kwargs)
+        whole = check_model(self.model, *args, **kwargs)
         with torch.no_grad():  # what is kept of the model's run must not hold its graph
             super()._setup_prototype(*args, **kwargs)
         if self.master is None:
             with poutine.block():
                 self._create_plates(*args, **kwargs)
         try:
-            self._make_parameters()
+            self._make_parameters(whole)
         except Exception:
             self.prototype_trace = None
             raise
 
-    def _make_parameters(self) -> None:
-        self.space = LatentSpace.of(self.prototype_trace)
+    def _make_parameters(self, whole: poutine.Trace) -> None:
+        self.space = LatentSpace.of(self.prototype_trace, whole)
+        self.latent_dim = self.space.size
         (make_flow, scale, base), loc = self._make, self.space.start
         flow = make_flow(self.latent_dim)
         if not isinstance(flow, FlowTransform):
@@ -174,7 +176,8 @@ class AutoFlow(AutoContinuous):
         """Samples every site; called with the model's arguments."""
         self.setup(*args, **kwargs)
         self._check_store()
-        return super().forward(*args, **kwargs)
+        with Unscored(self.space.held):
+            return super().forward(*args, **kwargs)
 
     def _check_store(self) -> None:
         # Pyro keys parameters by name: SVI would train those of an older guide in place of ours, silently.
@@ -208,7 +211,7 @@ class AutoFlow(AutoContinuous):
         batch = latent.shape[:-1]
         if 0 < len(batch) <= nesting or any(size != 1 for size in batch[max(len(batch) - nesting, 0) :]):
             latent = latent.reshape(batch + (1,) * nesting + latent.shape[-1:])
-        return super()._unpack_latent(latent)
+        return super()._unpack_latent(self.space.spread(latent))
 
     def get_base_dist(self) -> Distribution:
         """The base distribution over vectors."""

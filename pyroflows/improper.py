@@ -88,4 +88,5 @@ def told(direction: Tensor, space: LatentSpace) -> str:
 def _label(space: LatentSpace, i: int) -> str:
     """The name of an unconstrained number."""
     site = next(site for site in space.sites if i < site.stop)
-    return repr(site.name) + (f"[{i - site.start}]" if site.size > 1 else "")
+    place = i - site.start if site.held is None else site.held.free[i - site.start]
+    return repr(site.name) + (f"[{place}]" if math.prod(site.unconstrained_shape) > 1 else "")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, ExpandedDistribution, Independent, MaskedDistribution
+from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.infer.autoguide.utils import helpful_support_errors
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
@@ -16,6 +16,48 @@ from torch.distributions import Distribution, Transform, biject_to, constraints
 Model = Callable[..., object]
 # Points at which it is seen whether a site has bounds.
 POINTS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Numbers of a site that stay where they are and have no place in the vector, as the data say what they are.
+
+    Args:
+        events: which events are held, of the site's batch shape.
+        free: where the other unconstrained numbers stand among all, ``(size,)``.
+        order: where all of them stand after the free ones and the held ones, ``(all,)``.
+        values: the held ones.
+    """
+
+    events: Tensor
+    free: Tensor
+    order: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, node: dict, trace: poutine.Trace) -> "Held | None":
+        """What ``pyro.sample(..., obs_mask=)`` has data for, where a node is of the site that it adds; else None."""
+        name, fn, value = node["name"], node["fn"], node["value"]
+        stem = name.removesuffix("_unobserved")
+        seen = trace.nodes.get(f"{stem}_observed", {})
+        if stem == name or stem not in trace.nodes or not seen.get("is_observed") or seen["mask"] is None:
+            return None
+        events = torch.as_tensor(seen["mask"], device=value.device).expand(fn.batch_shape)
+        data = torch.where(events.reshape(events.shape + (1,) * fn.event_dim), seen["value"], value).to(value)
+        u = biject_to(fn.support).inv(data.detach())
+        held = events.reshape(events.shape + (1,) * (u.dim() - events.dim())).expand(u.shape).flatten()
+        free, fixed = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+        return cls(events, free, torch.cat([free, fixed]).argsort(), u.flatten()[fixed]) if len(fixed) else None
+
+    def fill(self, u: Tensor) -> Tensor:
+        """All unconstrained numbers ``(..., all)``, given the free ones ``(..., size)``."""
+        held = self.values.to(u).expand((*u.shape[:-1], -1))
+        return torch.cat([u, held], dim=-1).index_select(-1, self.order)
+
+    def count(self, ladj: Tensor, batch: int) -> Tensor:
+        """A log-det with zeros for what is held, after so many dimensions of a batch."""
+        inner = ladj.dim() - batch - self.events.dim()
+        return ladj.masked_fill(self.events.reshape(self.events.shape + (1,) * inner), 0)
 
 
 @dataclass(frozen=True)
@@ -30,6 +72,7 @@ class Site:
         plates: names of the plates, outermost first, one for each batch dimension (None: no plate there).
         start: first place in the vector.
         dtype: what its values were drawn in.
+        held: the numbers that have no place in the vector, None for none.
     """
 
     name: str
@@ -39,6 +82,7 @@ class Site:
     plates: tuple[str | None, ...]
     start: int
     dtype: torch.dtype
+    held: Held | None = field(default=None, compare=False, repr=False)
 
     @property
     def transform(self) -> Transform:
@@ -53,12 +97,26 @@ class Site:
     @property
     def size(self) -> int:
         """How many places it takes in the vector."""
-        return math.prod(self.unconstrained_shape)
+        return len(self.held.free) if self.held else math.prod(self.unconstrained_shape)
 
     @property
     def stop(self) -> int:
         """One past the last place in the vector."""
         return self.start + self.size
+
+    def spread(self, u: Tensor) -> Tensor:
+        """All unconstrained numbers ``(..., *unconstrained_shape)``, given its part of a vector ``(..., size)``."""
+        return (self.held.fill(u) if self.held else u).reshape(u.shape[:-1] + self.unconstrained_shape)
+
+    def pick(self, u: Tensor) -> Tensor:
+        """Its part of a vector ``(..., size)``, given all unconstrained numbers."""
+        flat = u.reshape((*u.shape[: u.dim() - len(self.unconstrained_shape)], -1))
+        return flat.index_select(-1, self.held.free) if self.held else flat
+
+    def ladj(self, u: Tensor, value: Tensor, batch: torch.Size) -> Tensor:
+        """``log |d value / d u|`` of ``batch``, of what is in the vector."""
+        ladj = self.transform.log_abs_det_jacobian(u, value)
+        return (self.held.count(ladj, len(batch)) if self.held else ladj).reshape((*batch, -1)).sum(-1)
 
 
 class LatentSpace:
@@ -76,17 +134,28 @@ class LatentSpace:
         self.start = self.unconstrain(values)[0]
 
     @classmethod
-    def of(cls, trace: poutine.Trace) -> "LatentSpace":
-        """Reads the latent sites off a trace of the model."""
+    def of(cls, trace: poutine.Trace, whole: poutine.Trace | None = None) -> "LatentSpace":
+        """Reads the latent sites off a trace of the model, and another one that has the observed sites as well."""
         sites, start = [], 0
         for name, node in latent_nodes(trace):
             fn = node["fn"]
             with helpful_support_errors(node):
                 biject_to(fn.support)
             value = node["value"]
-            sites.append(Site(name, fn.support, value.shape, fn.event_dim, plates_of(node), start, value.dtype))
+            place = plates_of(node), start, value.dtype, Held.of(node, whole or trace)
+            sites.append(Site(name, fn.support, value.shape, fn.event_dim, *place))
             start = sites[-1].stop
         return cls(sites, {site.name: trace.nodes[site.name]["value"].detach() for site in sites})
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What stays where it is, by site."""
+        return {site.name: site.held for site in self.sites if site.held}
+
+    def spread(self, z: Tensor) -> Tensor:
+        """All unconstrained numbers ``(..., all)``, those that are held as well, given vectors ``(..., D)``."""
+        parts = (site.spread(z[..., site.start : site.stop]) for site in self.sites)
+        return torch.cat([part.reshape((*z.shape[:-1], -1)) for part in parts], dim=-1)
 
     @property
     def size(self) -> int:
@@ -97,9 +166,9 @@ class LatentSpace:
         """Maps ``(..., D)`` to values ``(..., *site.shape)`` by name and ``log |d values / d z|`` of ``(...)``."""
         batch, values, total = z.shape[:-1], {}, z.new_zeros(z.shape[:-1])
         for site in self.sites:
-            u = z[..., site.start : site.stop].reshape(batch + site.unconstrained_shape)
+            u = site.spread(z[..., site.start : site.stop])
             values[site.name] = site.transform(u)
-            total = total + _sum_to(site.transform.log_abs_det_jacobian(u, values[site.name]), batch)
+            total = total + site.ladj(u, values[site.name], batch)
         return values, total
 
     def bounded(self) -> dict[str, Tensor]:
@@ -109,7 +178,8 @@ class LatentSpace:
         """
         found = {}
         for site in self.sites:
-            numbers = torch.arange(1, 1 + POINTS * site.size, device=self.start.device, dtype=self.start.dtype).sin()
+            count = POINTS * math.prod(site.unconstrained_shape)
+            numbers = torch.arange(1, 1 + count, device=self.start.device, dtype=self.start.dtype).sin()
             away = torch.cat([numbers, -numbers]).reshape((-1, *site.unconstrained_shape))
             near, far = (site.transform(scale * away).abs().amax(0) for scale in (10.0, 1000.0))
             found[site.name] = far.isfinite() & (far <= 2 * near)
@@ -126,8 +196,8 @@ class LatentSpace:
             value = _check_value(site, values)
             batch = value.shape[: value.dim() - len(site.shape)]
             u = site.transform.inv(value)
-            total = total - _sum_to(site.transform.log_abs_det_jacobian(u, value), batch)
-            parts.append(u.reshape((*batch, site.size)))
+            total = total - site.ladj(u, value, batch)
+            parts.append(site.pick(u))
         return torch.cat(parts, dim=-1), total
 
 
@@ -139,8 +209,45 @@ def latent_nodes(trace: poutine.Trace) -> Iterator[tuple[str, dict]]:
 
 
 def trace_of(model: Model, args: tuple, kwargs: dict) -> poutine.Trace:
-    """A run of a model, unseen by the handlers around it."""
-    return poutine.block(poutine.trace(model).get_trace)(*args, **kwargs)
+    """A run of a model, unseen by the handlers around it; data that ``obs_mask`` says are missing may be NaN."""
+    return poutine.block(poutine.trace(Missing()(model)).get_trace)(*args, **kwargs)
+
+
+class Missing(Messenger):
+    """Puts numbers in the place of data of which ``obs_mask`` says that they are missing.
+
+    They count for nothing, but where they are NaN or outside the support, as they may well be, so are gradients.
+    """
+
+    def _pyro_sample(self, msg: dict) -> None:
+        fn, mask = msg["fn"], msg["mask"]
+        known = msg["name"].endswith("_observed") and msg["is_observed"] and isinstance(mask, Tensor)
+        if (
+            known
+            and isinstance(msg["value"], Tensor)
+            and msg["value"].is_floating_point()
+            and not fn.support.is_discrete
+        ):
+            transform = biject_to(fn.support)
+            within = transform(msg["value"].new_zeros(transform.inverse_shape(fn.shape())))
+            msg["value"] = torch.where(mask.reshape(mask.shape + (1,) * fn.event_dim), msg["value"], within)
+
+
+class Unscored(Messenger):
+    """Leaves what is held out of the log density of a guide's sites.
+
+    Args:
+        held: what is held, by site.
+    """
+
+    def __init__(self, held: dict[str, Held]) -> None:
+        super().__init__()
+        self._held = held
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] in self._held:
+            free = ~self._held[msg["name"]].events
+            msg["mask"] = free if msg["mask"] is None else free & msg["mask"]
 
 
 def is_minibatch(node: dict) -> bool:
@@ -148,131 +255,11 @@ def is_minibatch(node: dict) -> bool:
     return any(frame.full_size not in (None, frame.size) for frame in node.get("cond_indep_stack") or ())
 
 
-def check_model(model: Model, *args: object, **kwargs: object) -> None:
-    """Runs a model and raises a clear error if a guide over all of its latents cannot be right.
-
-    Raises:
-        RuntimeError: if there is no latent site.
-        ValueError: if a latent is discrete or constant, latents are on different devices, a latent stands inside a
-            subsampled plate, a support or shape or whether a site is sampled depends on other latents or changes from
-            run to run, or the log density is not finite at the start.
-    """
-    trace = trace_of(model, args, kwargs)
-    if not any(latent_nodes(trace)):
-        # The kinds of errors here are those of Pyro's guides.
-        raise RuntimeError("expected a model with latent sites, got none: there is nothing to infer")
-    for name, node in latent_nodes(trace):
-        _check_varies(name, node, trace)
-        _check_continuous(node)
-        _check_plates(name, node, trace)
-    _check_devices(trace)
-    _check_supports(model, trace, args, kwargs)
-    _check_density(trace)
-
-
-def started(init_loc_fn: Callable[[dict], Tensor], site: dict) -> Tensor:
-    """Where a function for continuous sites starts a site."""
-    _check_continuous(site)
-    return init_loc_fn(site)
-
-
-def _check_continuous(site: dict) -> None:
-    name = site["name"]
-    if site["fn"].support.is_discrete:
-        raise ValueError(
-            f"expected continuous latents, got the discrete site {name!r}: sum it out with "
-            f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
-        )
-
-
-def _check_varies(name: str, node: dict, trace: poutine.Trace) -> None:
-    if not isinstance(innermost(node["fn"]), Delta):
-        return
-    if vectors := [vector for vector, found in latent_nodes(trace) if found["infer"].get("is_auxiliary")]:
-        raise ValueError(
-            f"expected a model without a guide in it, got a guide's site {name!r}, a Delta whose density is that of "
-            f"{vectors[0]!r}: call posterior.as_prior(), or pyroflows.GuidePrior(guide), in the place of the guide"
-        )
-    raise ValueError(
-        f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
-        f"or pyro.deterministic({name!r}, value)"
-    )
-
-
 def innermost(fn: Distribution) -> Distribution:
     """The distribution under masks, expansions and event dimensions."""
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     return fn
-
-
-def _check_plates(name: str, node: dict, trace: poutine.Trace) -> None:
-    for frame in node["cond_indep_stack"]:
-        rows = trace.nodes[frame.name]["value"] if frame.name in trace.nodes else None
-        if rows is not None and list(map(int, rows)) != list(range(int(frame.full_size))):
-            raise ValueError(
-                f"expected all rows of plate {frame.name!r}, got {len(rows)} of {frame.full_size} chosen rows "
-                f"with the latent site {name!r} inside: the guide would give different rows one latent. Drop "
-                f"subsample_size and subsample from this plate, or keep only observed sites inside it"
-            )
-
-
-def _check_supports(model: Model, trace: poutine.Trace, args: tuple, kwargs: dict) -> None:
-    """Compares the supports with those at another point: a guide reads them once."""
-    space = LatentSpace.of(trace)
-    values, _ = space.constrain(space.start + 0.1)
-    values = {site.name: values[site.name].to(site.dtype) for site in space.sites}
-    with pyro.validation_enabled(False):  # the density may well be undefined there
-        moved = trace_of(poutine.condition(model, data=values), args, kwargs)
-    check_latents(space.sites, moved)
-    for site in space.sites:
-        u = torch.full_like(space.start[site.start : site.stop], 0.3).reshape(site.unconstrained_shape)
-        other = biject_to(moved.nodes[site.name]["fn"].support)
-        if not torch.equal(site.transform(u), other(u)):
-            raise ValueError(
-                f"expected fixed supports, got the site {site.name!r} whose support depends on other latents: "
-                f"sample it on a fixed support and transform it, as in x = bound * pyro.sample(..., Uniform(0, 1))"
-            )
-
-
-def check_latents(sites: list[Site], trace: poutine.Trace) -> None:
-    """Raises a ValueError if a run of a model, conditioned on its latents, has others than these sites."""
-    fickle = [name for name, _ in latent_nodes(trace)] + [site.name for site in sites if site.name not in trace.nodes]
-    if fickle:
-        raise ValueError(
-            f"expected the same latents in every run, got {', '.join(map(repr, fickle))} in some runs only: "
-            f"sample every site always, and choose by torch.where"
-        )
-    for site in sites:
-        shape = trace.nodes[site.name]["fn"].shape()
-        if shape != site.shape:
-            raise ValueError(
-                f"expected the same latents in every run, got the site {site.name!r} of shape {tuple(shape)} after "
-                f"{tuple(site.shape)}: let the model depend on its arguments alone"
-            )
-
-
-def _check_devices(trace: poutine.Trace) -> None:
-    (first, device), *others = [(name, node["value"].device) for name, node in latent_nodes(trace)]
-    for name, other in others:
-        if other != device:
-            raise ValueError(
-                f"expected all latents on one device, got {first!r} on {device} and {name!r} on {other}: make the "
-                f"numbers in priors from the data, as by y.new_tensor(0.0), or call torch.set_default_device"
-            )
-
-
-def _check_density(trace: poutine.Trace) -> None:
-    trace.compute_log_prob()
-    bad = [
-        name for name, node in trace.nodes.items() if node["type"] == "sample" and not node["log_prob_sum"].isfinite()
-    ]
-    if bad:
-        raise ValueError(
-            f"expected a finite log density at the start, got {float(trace.nodes[bad[0]]['log_prob_sum'])} at the "
-            f"site{'s' * (len(bad) > 1)} {', '.join(map(repr, bad))}: check the data against the support and scales "
-            f"for numbers too small for their dtype, or start elsewhere with init_loc_fn"
-        )
 
 
 def _check_value(site: Site, values: dict[str, Tensor]) -> Tensor:
@@ -292,8 +279,3 @@ def plates_of(node: dict) -> tuple[str | None, ...]:
     names = {frame.dim: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
     batch_dim = node["value"].dim() - node["fn"].event_dim
     return tuple(names.get(dim) for dim in range(-batch_dim, 0))
-
-
-def _sum_to(ladj: Tensor, batch: torch.Size) -> Tensor:
-    """Sums all dimensions after the batch."""
-    return ladj.reshape((*batch, -1)).sum(-1)

@@ -121,7 +121,7 @@ def _loc_and_log_scale(fn: Distribution, site: Site, like: Tensor, scaled: bool)
     """Those of a site's distribution, both of shape ``(site.size,)``; zeros for a site that stays as it is."""
     fn = innermost(fn)
     found = (fn.loc, fn.scale.log()) if scaled else 2 * [like.new_zeros(())]
-    return [v.to(like).expand(site.unconstrained_shape).flatten() for v in found]
+    return [site.pick(v.to(like).expand(site.unconstrained_shape)) for v in found]
 
 
 def _moves(value: Tensor, z: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("bijectors",),
     ("transforms",),
     ("bases", "flows", "distributions", "latents"),
+    ("soundness",),
     ("guides", "check", "priors", "sites"),
     ("encoders", "dequantise", "columns", "simulate", "guide_prior"),
     ("infer",),

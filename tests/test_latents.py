@@ -23,7 +23,8 @@ from torch.distributions import biject_to
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow
-from pyroflows.latents import LatentSpace, Site, check_model
+from pyroflows.latents import LatentSpace, Site
+from pyroflows.soundness import check_model
 
 # A prior for each support, and the size of its unconstrained vector.
 PRIORS = {

@@ -14,8 +14,9 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..latents import LatentSpace, Model, check_latents, check_model, is_minibatch, plates_of, trace_of
+from ..latents import LatentSpace, Model, is_minibatch, plates_of, trace_of
 from ..parameters import Holding, parameters_of
+from ..soundness import check_latents, check_model
 from .batching import Traceable
 from .guard import Untraceable
 from .precision import default_dtype, in_precision, run_in
@@ -39,7 +40,7 @@ class LogJoint:
 
     Raises:
         RuntimeError: if there is no latent.
-        ValueError: if the model cannot be right, see :func:`~pyroflows.latents.check_model`.
+        ValueError: if the model cannot be right, see :func:`~pyroflows.soundness.check_model`.
     """
 
     def __init__(
