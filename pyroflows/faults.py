@@ -10,6 +10,7 @@ from torch import Tensor
 from .guides import AutoFlow
 from .improper import endless, told
 from .infer import Gaussian, LogJoint
+from .noncentered import noncentered
 from .replay import ROWS
 
 # Draws whose values and whose slopes are looked at, pairs between which slopes are summed up, places between them.
@@ -36,11 +37,25 @@ def faults(density: LogJoint, guide: AutoFlow, start: Gaussian) -> str:
     if not z.isfinite().all():
         z = start.sample(VALUES)
     try:
-        direction = endless(density, _spread(z), start)
+        direction = _endless(density, z, start)
         found = [told(direction, density.space) + "."] if direction is not None else []
         return "".join(f" {sentence}" for sentence in [*found, *_holes(density, z), *misses(density, z)])
     except (RuntimeError, ValueError, ArithmeticError):  # an explanation must not take the place of what it explains
         return ""
+
+
+def _endless(density: LogJoint, z: Tensor, start: Gaussian) -> Tensor | None:
+    """A direction without an end, non-centred where that can be: a funnel, which no straight line stays in, is none."""
+    fixed = noncentered(density)
+    if fixed is None:
+        return endless(density, _spread(z), start)
+
+    def inner(u: Tensor) -> Tensor:
+        z, ladj = fixed.call_and_ladj(u)
+        return density(z) + ladj
+
+    with torch.no_grad():
+        return endless(inner, _spread(fixed.inv(z)), Gaussian(fixed.inv(start.loc), start.scale_tril))
 
 
 def _spread(z: Tensor) -> Gaussian:

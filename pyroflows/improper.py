@@ -1,21 +1,15 @@
-"""Whether a posterior has a finite integral: directions in which a density has no end."""
+"""What is said of a posterior whose integral is infinite, and when it is looked for."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .guides import FULL_RANK_LIMIT
-from .infer import Gaussian
-from .infer.gaussian import values
+from .infer import Gaussian, improper
 from .latents import LatentSpace
-from .replay import ROWS
 
-# Doublings of the distance along a direction, and those at its start and at its end that are compared.
-DOUBLINGS, NEAR, FAR = 20, 3, 3
-# How many of the widest axes and coordinates are followed; how far from the start, or how much wider, is suspicious.
-AXES, RUNAWAY = 50, 100.0
+# How far from the start, or how much wider, is suspicious.
+RUNAWAY = 100.0
 IMPROPER = "The posterior seems improper"
 
 
@@ -27,48 +21,12 @@ def check_proper(log_density: Callable[[Tensor], Tensor], space: LatentSpace, fo
         raise ValueError(f"expected a proper posterior. {told(direction, space)}")
 
 
-def improper(log_density: Callable[[Tensor], Tensor], around: Gaussian) -> Tensor | None:
-    """A direction in which a density does not fall as fast as 1 / distance, so that its integral cannot be finite.
-
-    Followed are the widest principal axes and coordinates of a Gaussian, from its mean out, to 500,000 of its
-    standard deviations or to where the log density is no longer finite. There is no end where shells, each twice as
-    far as the one before, hold more and more of the mass. (That a transform saturates far out does not count.)
-
-    Args:
-        log_density: maps ``(B, D)`` to ``(B,)``.
-        around: a Gaussian around the mass, or where a search began.
-
-    Returns:
-        A direction ``(D,)`` whose largest number is 1 or -1, or None.
-
-    Example:
-        >>> flat = lambda z: -z[:, 0].square()  # nothing holds the second dimension
-        >>> improper(flat, Gaussian(torch.zeros(2).double(), torch.eye(2).double())).abs()
-        tensor([0., 1.], dtype=torch.float64)
-    """
-    own = around.scale_tril.norm(dim=1)
-    lines = own.diag()[own.argsort(descending=True)[:AXES]]
-    if len(own) <= FULL_RANK_LIMIT:
-        axes, sizes, _ = torch.linalg.svd(around.scale_tril)
-        lines = torch.cat([(axes * sizes).mT[:AXES], lines])
-    lines = torch.cat([lines, -lines])
-    far = 2.0 ** torch.arange(DOUBLINGS).to(lines)
-    points = around.loc + far[:, None, None] * lines
-    found = torch.cat([values(log_density, rows) for rows in points.flatten(0, 1).split(ROWS)]).reshape(DOUBLINGS, -1)
-    mass = found - found[0] + far.log()[:, None]
-    count = mass.isfinite().long().cumprod(0).sum(0)
-    last, before = (mass.gather(0, (count - back).clamp_min(0)[None])[0] for back in (1, 1 + FAR))
-    unending = (count > NEAR) & (last > mass[:NEAR].amax(0)) & (last > before - 0.1 * FAR * math.log(2.0))
-    if not unending.any():
-        return None
-    line = lines[unending.long().argmax()]
-    return line / line.abs().max()
-
-
 def endless(log_density: Callable[[Tensor], Tensor], found: Gaussian, start: Gaussian) -> Tensor | None:
-    """A direction without an end from what was found, or, where that is too far out for rounding, halfway there."""
+    """A direction without an end from what was found, or, where that is too far out for rounding, from nearer by."""
     growth = found.scale_tril.norm(dim=1).max() / start.scale_tril.norm(dim=1).max()
-    for around in (found, Gaussian(start.loc, found.scale_tril / growth.sqrt())):
+    axes, sizes, _ = torch.linalg.svd(found.scale_tril.nan_to_num())
+    nearer = axes * sizes.clamp(sizes.max() * 1e-15, sizes.max() / growth.sqrt().clamp_min(1.0))
+    for around in (found, Gaussian.from_root(start.loc, nearer), start):
         direction = improper(log_density, around)
         if direction is not None:
             return direction

@@ -14,8 +14,7 @@ from torch import Tensor
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows, log_joint
 from pyroflows.bases import MixtureBase
 from pyroflows.faults import faults, misses
-from pyroflows.improper import improper
-from pyroflows.infer import Gaussian, LogJoint, ReverseKL, best_start
+from pyroflows.infer import Gaussian, LogJoint, ReverseKL, best_start, improper
 
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)
 FLAT = dist.ImproperUniform(dist.constraints.real, (), ())
@@ -188,6 +187,55 @@ def test_proper_densities_have_an_end(sd: float) -> None:
     for density in (dist.Normal(0.0, sd), dist.Cauchy(0.0, sd), dist.StudentT(1.0, 3 * sd, sd)):
         assert improper(lambda z, density=density: density.log_prob(z).sum(-1), around) is None
     assert improper(lambda z: -0.9 * z[:, 0].square().add(1).log() / 2 - z[:, 1].square(), around) is not None
+
+
+FAR = 1e15
+SEPARATED = torch.tensor([[1.0, 2.0, -1.0], [1.0, -1.0, 2.0]]).double()
+PROPER = {  # log densities that have an end, if far out or beside what grows
+    "far": lambda z: -z.square().sum(-1) / 2 - (z[:, 0] - FAR).square() / 2,
+    "far and oblique": lambda z: -z.square().sum(-1) / 2 - (z.sum(-1) - FAR).square() / 2,
+    "wide": lambda z: -z[:, 1].square() / 2 - (z[:, 0] / 1e12).square() / 2,
+    "wide and oblique": lambda z: -(z.sum(-1) - 0.3).square() / 2 - (z / 1e12).square().sum(-1) / 2,
+    "spike": lambda z: -(z[:, 1] * (-z[:, 0]).exp()).square() / 2 - z[:, 0] + z[:, 0] - z[:, 0].exp() / 2,
+}
+ENDLESS = {
+    "flat": lambda z: -z[:, 0].square() / 2,
+    "oblique": lambda z: -((1.7 * z[:, 0] + 0.3 * z[:, 1] - 0.3) / 0.04).square() / 2,
+    "rising": lambda z: z[:, 0] - z[:, 1].square(),
+    "separated": lambda z: (z @ SEPARATED).sigmoid().log().sum(-1),
+    "heavy": lambda z: -0.9 * z[:, 0].square().add(1).log() / 2 - z[:, 1].square(),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+@pytest.mark.parametrize("name", [*PROPER, *ENDLESS])
+def test_a2_only_mass_that_has_no_end_is_improper(name: str, scale: float) -> None:
+    around = Gaussian(torch.zeros(2).double(), scale * torch.tensor([[1.0, 0.0], [0.3, 0.9]]).double())
+    assert (improper((PROPER | ENDLESS)[name], around) is not None) == (name in ENDLESS)
+
+
+def test_a2_centred_effects_are_not_improper() -> None:
+    """All effects at their prior's mean, as its scale goes to zero, are a spike without mass."""
+    y = torch.tensor([1.0, 2.0, 4.0, 3.0, 2.5, 0.5])
+
+    def model() -> None:
+        tau = pyro.sample("tau", dist.HalfNormal(1.0).expand([2]).to_event(1))
+        with pyro.plate("row", len(y)):
+            e = pyro.sample("e", dist.MultivariateNormal(torch.zeros(2), scale_tril=tau.diag_embed()))
+            pyro.sample("y", dist.Normal(e.sum(-1), 1.0), obs=y)
+
+    density = LogJoint(model, (), {}, dtype=torch.float64)
+    size = density.size
+    for wide in (1.0, 10.0):
+        scales = torch.cat([torch.full((2,), wide), torch.ones(size - 2)]).double()
+        assert improper(density, Gaussian(torch.zeros(size).double(), scales.diag())) is None
+
+
+def test_a2_a_wide_prior_is_fitted() -> None:
+    def wide() -> None:
+        pyro.sample("x", dist.Normal(0.0, 1e12))
+
+    assert quick(wide, steps=100).diagnostics.grade == "good"
 
 
 def delta() -> None:

@@ -2,6 +2,7 @@
 
 from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .endless import improper
 from .flow_elbo import FlowELBO
 from .fused import fuse, lay_flat
 from .gaussian import Gaussian, elbo, score
@@ -54,6 +55,7 @@ __all__ = [
     "elbo",
     "find_modes",
     "fuse",
+    "improper",
     "lay_flat",
     "log_joint",
     "log_weights",

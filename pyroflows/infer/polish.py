@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..distributions import FlowDistribution
 from ..transforms import LowerTriangular
+from .endless import improper
 from .gaussian import Gaussian
 from .objectives import log_weights
 from .trainer import Trainer
 
 # Steps between two whitenings, and how many blocks there are at most.
 BLOCK, BLOCKS = 300, 10
-# A scale that grew by this factor while the ELBO still rose has nothing that holds it.
+# A scale that grew by this factor may have nothing that holds it.
 RUNAWAY = 1e4
 
 
@@ -41,7 +42,7 @@ def polish(
         progress: is told the ELBO after each block.
 
     Raises:
-        ValueError: if the ELBO rises without end while a scale grows: the posterior is improper.
+        ValueError: if a scale has grown without end and the posterior is improper.
         FloatingPointError: if too many steps had an ELBO or a gradient that was not finite.
 
     Example:
@@ -54,7 +55,9 @@ def polish(
     affine = LowerTriangular(len(start.loc)).to(start.loc).frame_(start.loc, start.scale_tril)
     objective = partial(log_weights, FlowDistribution(transform=affine), log_density, num_particles, path=True)
     ascend(affine, objective, tolerance=tolerance, progress=progress)
-    return Gaussian(affine.center, affine.frame)
+    found = Gaussian(affine.center, affine.frame)
+    _check_bounded(log_density, found, found.scale_tril.norm(dim=-1) / start.scale_tril.norm(dim=-1))
+    return found
 
 
 def ascend(
@@ -76,10 +79,9 @@ def ascend(
         The number of dropped steps.
 
     Raises:
-        ValueError, FloatingPointError: as :func:`polish`.
+        FloatingPointError: as :func:`polish`.
     """
     trainer, last = Trainer(affine.parameters(), lr=0.02, warmup=20, average=0.98), -math.inf
-    first = affine.frame.norm(dim=-1)
     for _ in range(BLOCKS):
         _block(trainer, objective)
         affine.whiten_()
@@ -90,8 +92,6 @@ def ascend(
         if elbo - last < tolerance + 2 * noise:
             break
         last = elbo
-    else:
-        _check_bounded(affine.frame.norm(dim=-1) / first)
     trainer.average = 0.0
     trainer.finish()
     return trainer.history.bad_steps
@@ -105,9 +105,9 @@ def _block(trainer: Trainer, objective: Callable[[], Tensor]) -> None:
     trainer.settle()
 
 
-def _check_bounded(growth: Tensor) -> None:
+def _check_bounded(log_density: Callable[[Tensor], Tensor], found: Gaussian, growth: Tensor) -> None:
     free = (growth > RUNAWAY).nonzero().flatten().tolist()
-    if free:
+    if free and improper(log_density, found) is not None:
         raise ValueError(
             f"expected a proper posterior, got one whose ELBO still rises while the scale of the unconstrained "
             f"dimensions {free} has grown {growth.max():.0e} fold: give them a proper prior, or data"
