@@ -108,9 +108,7 @@ def _check_digest(file: BinaryIO, beginning: str) -> None:
         digest.update(chunk)
         left -= len(chunk)
     if MARK + digest.hexdigest().encode() != trailer:
-        raise ValueError(
-            f"{beginning} does not fit its checksum: it was damaged after it was written, take a copy of it"
-        )
+        raise ValueError(f"{beginning} does not fit its checksum: it was damaged after it was written")
     file.seek(0)
 
 

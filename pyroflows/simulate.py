@@ -38,17 +38,20 @@ class Simulating(Messenger):
         super().__init__()
         self.values, self.data, self.first = values, data, first
         self.sizes: dict[str, tuple[int, int]] = {}
+        self._missing: set[str] = set()
 
     def _pyro_sample(self, message: dict) -> None:
         name = message["name"]
         if site_is_subsample(message):
             self._choose_rows(message)
-        elif name in self.values:
+        elif name in self.values and name not in self._missing:
             _check_shape(message, self.values[name])
             message["value"], message["is_observed"] = self.values[name], True
         else:
             if is_given(message) and (name in self.data or not is_fixed(message, self)):
                 _free(message)
+                if name.endswith("_observed"):  # by obs_mask=, of which what was missing is no more known of new data
+                    self._missing.add(f"{name.removesuffix('_observed')}_unobserved")
             _draw(message)
 
     def _choose_rows(self, message: dict) -> None:

@@ -20,6 +20,7 @@ from pyroflows.infer import History, LogJoint
 X = torch.linspace(0.0, 4.0, 5)
 NEW = torch.tensor([100.0, 200.0, 300.0])
 SIGMA = torch.tensor(0.1)
+Y = torch.tensor([1.0, 0.0, 1.0, 0.0])
 
 
 def line(X: Tensor, y: Tensor | None = None) -> None:
@@ -209,6 +210,23 @@ def test_latents_of_new_groups_are_drawn_from_their_prior() -> None:
     assert set(new) == {"effect_2", "y_0", "y_1", "y_2"}
     assert new["effect_2"].std().item() == pytest.approx(1.0, rel=0.1)
     assert_close(new["y_2"], new["effect_2"], atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [4, 6])
+def test_data_that_were_missing_are_drawn_anew(rows: int) -> None:
+    def model(x: Tensor, y: Tensor | None = None, seen: Tensor | None = None) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(slope * x, 0.1), obs=y, obs_mask=seen)
+
+    seen = torch.tensor([True, False, True, False])
+    start = init_to_value(values={"slope": torch.tensor(1.0), "y_unobserved": torch.zeros(4)})
+    guide = AutoFlow(model, flows.full_rank, init_scale=0.01, init_loc_fn=start).setup(torch.ones(4), Y, seen)
+    posterior = Posterior(guide, LogJoint(model, (torch.ones(4), Y, seen), {}, guide.space), History(), num_draws=100)
+    for data in ((), (torch.zeros(rows), torch.arange(rows) > 1)):
+        new = posterior.predict(torch.full((rows,), 100.0), *data, num_samples=50)
+        assert new["y"].shape == (50, rows)
+        assert new["y"].mean(0).numpy() == pytest.approx(100.0, abs=2.0)
 
 
 def test_a_datum_without_a_plate_is_drawn_in_its_shape() -> None:
