@@ -205,7 +205,7 @@ class Epochs:
         Raises:
             ValueError: if the state is of another architecture; nothing is changed then.
         """
-        own, given = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.module.state_dict(), state["module"]))
+        own, given = (_shapes(s["module"], s["mean"]) for s in (self.state_dict(), state))
         if own != given:
             wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
             raise ValueError(
@@ -245,6 +245,12 @@ class Batches:
 def averaging_weight(decay: float, steps: int) -> float:
     """The weight of the newest iterate in a moving average, which falls from 1 so that the start is forgotten."""
     return 1 - min(decay, steps / (steps + 10))
+
+
+def _shapes(module: dict[str, Tensor], means: list[Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a module's tensors by name, and of the averages of those that are trained."""
+    averages = {f"average {i}": mean for i, mean in enumerate(means)}
+    return {name: tuple(tensor.shape) for name, tensor in {**module, **averages}.items()}
 
 
 def _trend(log: EpochLog) -> str:

@@ -1,5 +1,6 @@
 """The parameters that a model declares itself, held at values of their own whatever becomes of them elsewhere."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class Holding(Messenger):
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.values = values
+        self.values = {name: _as_parameter(value) for name, value in values.items()}
         self._modes: list[_Replacing] = []
 
     def __enter__(self) -> "Holding":
@@ -54,6 +55,13 @@ class Holding(Messenger):
             for own in msg["args"][1:2]:
                 if isinstance(own, nn.Parameter):
                     self._modes[-1].replaced[id(own)] = own, msg["value"]
+
+
+def _as_parameter(value: Tensor) -> Tensor:
+    """A copy that a subsampled plate takes for a parameter of Pyro: it asks for what is behind."""
+    made = value.detach().clone()
+    made.unconstrained = weakref.ref(made)
+    return made
 
 
 class _Replacing(TorchFunctionMode):

@@ -122,8 +122,12 @@ def test_a_checkpoint_of_another_architecture_changes_nothing() -> None:
     epochs, _ = trainer(network())
     before = copy.deepcopy(epochs.state_dict())
     other, _ = trainer(nn.Sequential(nn.Linear(3, 9), nn.Linear(9, 1)))
-    with pytest.raises(ValueError, match=r"of this architecture, got one that differs in 6 tensors, such as 0.bias"):
+    with pytest.raises(ValueError, match=r"of this architecture, got one that differs in 9 tensors, such as 0.bias"):
         epochs.load_state_dict(other.state_dict())
+    frozen = network()
+    frozen[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"one that differs in 4 tensors, such as average 0: \(1, 8\) for \(8, 3\)"):
+        epochs.load_state_dict(trainer(frozen)[0].state_dict())
     assert_close(epochs.state_dict()["module"], before["module"], rtol=0, atol=0)
 
 

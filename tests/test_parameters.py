@@ -133,6 +133,21 @@ def test_a7_a_fit_of_other_data() -> None:
     assert pyro.param("variance").item() < 0.7 * float(value[0])
 
 
+def in_a_subsampled_plate(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", 6, subsample_size=2) as rows:
+        shift = pyro.param("shift", torch.arange(6.0), event_dim=0)
+        pyro.sample("y", dist.Normal(z + shift, 1e-3), obs=y[rows])
+
+
+def test_a7_parameters_of_the_rows_of_a_plate() -> None:
+    guide = AutoFlow(in_a_subsampled_plate, flows.full_rank, init_scale=1e-3).setup(torch.zeros(6))
+    posterior = Posterior(guide, LogJoint(in_a_subsampled_plate, (torch.zeros(6),), {}, guide.space), History())
+    pyro.param("shift").unconstrained().data.add_(50.0)
+    found = posterior.predict(torch.zeros(6), num_samples=20)["y"].mean(0)
+    assert_close(found - found[0], torch.arange(6.0), atol=0.01, rtol=0)
+
+
 def test_the_store_and_the_modules_are_left_alone() -> None:
     pyro.clear_param_store()
     module = Module()
