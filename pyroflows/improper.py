@@ -1,5 +1,6 @@
 """What is said of a posterior whose integral is infinite, and when it is looked for."""
 
+import math
 from collections.abc import Callable
 
 import torch
