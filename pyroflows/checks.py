@@ -61,7 +61,7 @@ def check_slope(density: LogJoint) -> None:
     """Raises unless the log joint depends on the latents in a way that gradients can follow."""
     z = density.space.start.detach()[None].requires_grad_()
     with torch.enable_grad():
-        moves = density(z).requires_grad
+        moves = density.batch(z).requires_grad
     if not moves:
         raise ValueError(
             "expected a log density with a gradient, got one that no latent moves: values pass through .detach(), "

@@ -125,7 +125,9 @@ class Diagnostics:
         if self.minibatch:
             return (
                 "do not trust: judged on one random minibatch, k-hat, ELBO and evidence are not those of all the data. "
-                "Score with all rows: Posterior(posterior.guide, log_joint(model_of_all_rows, ...), posterior.history)."
+                "Give the model all rows, and index them by those that its plate yields, y[rows], so that fit goes "
+                "through all. Or score with all: Posterior(posterior.guide, log_joint(model_of_all, ...), "
+                "posterior.history)."
             )
         if self.missed:
             return _on_missed(self.missed)

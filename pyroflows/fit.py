@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -45,7 +44,19 @@ from .infer import (
 from .infer.stopping import SMALL_KL
 from .numeric import check_counts, seed_of, seeded
 from .posterior import Posterior
-from .stages import Density, Place, Start, choose_precision, gaussian_at, places_of, start_guide, wide_log_joint
+from .stages import (
+    Density,
+    Place,
+    Start,
+    choose_precision,
+    gaussian_at,
+    gaussian_of,
+    model_parameters,
+    num_draws,
+    places_of,
+    start_guide,
+    wide_log_joint,
+)
 from .threads import Threads
 from .transforms import FlowTransform, LowerTriangular
 
@@ -194,11 +205,11 @@ def _fitted(
     if guide is not None:
         check_guide(guide, fresh.model, args, kwargs)
     density, history = wide_log_joint(model, args, kwargs, own.space, precision), History()
-    extra, around = _model_parameters(density), gaussian_at(density.space, init_scale)
+    extra, around = model_parameters(density), gaussian_at(density.space, init_scale)
     check_repeatable(density)
     check_slope(density)
     fresh_start = guide is None and not extra and not density.minibatch
-    movable = fresh_start and base is None and isinstance(own.core[-1], LowerTriangular)
+    movable = fresh_start and density.plates is None and base is None and isinstance(own.core[-1], LowerTriangular)
     if modes > 1 and not movable:
         raise ValueError(
             "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
@@ -217,9 +228,12 @@ def _fitted(
             places = places_of(plain, density, noncentered if modes == 1 else False, num_particles)
             place = start_guide(own, places, density.space, goal, modes, known, stages, bar)
             choose_precision(own, precision)
+        elif place.whole is not None:
+            place = place.at(gaussian_of(own))
         weights = partial(_weights, own, place.density, num_particles, goal)
         if not fresh_start and isinstance(own.core[-1], LowerTriangular):
             history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))
+            place = place.at(gaussian_of(own)) if place.whole is not None else place
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
@@ -230,9 +244,10 @@ def _fitted(
         if isinstance(own.base, ComponentBase):
             own.base = own.base.to(own.space.start)
         searched = density if plain.fixed else plain.density
-        missed = [] if density.minibatch else note_missed(own, searched, around, history)
+        missed = [] if density.minibatch or density.plates else note_missed(own, searched, around, history)
     once = isinstance(objective, Annealed) or history.stopped == INTERRUPTED  # what is annealed cannot be used twice
-    return Posterior(own, density, history), missed if movable and not once and not known else []
+    posterior = Posterior(own, density, history, num_draws=num_draws(density))
+    return posterior, missed if movable and not once and not known else []
 
 
 def _better(first: Posterior, second: Posterior) -> Posterior:
@@ -246,9 +261,12 @@ def _better(first: Posterior, second: Posterior) -> Posterior:
 def _judged(posterior: Posterior, around: Gaussian) -> Posterior:
     """The posterior, after a warning if it is not to be trusted."""
     density = posterior.log_joint
+    if density.minibatch:
+        warnings.warn(f"fit: {posterior.diagnostics.verdict}", stacklevel=3)
+        return posterior
     # Weights as close as this are good whatever their k-hat, which is left to those who ask: ArviZ takes a second.
     close = posterior.log_weights.std() < CLOSE and not posterior.history.missed
-    if not density.minibatch and not close and posterior.diagnostics.grade != "good":
+    if not close and posterior.diagnostics.grade != "good":
         found = faults(density, posterior.guide, around)
         if found or posterior.diagnostics.grade == "do not trust":
             warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=3)
@@ -267,21 +285,12 @@ def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
     with seeded(seed_of("the time of a step"), density.space.start.device):
         draws, log_q = guide.core_posterior().rsample_and_log_prob((rows,))
         torch.autograd.grad(draws.sum() + log_q.sum(), [*guide.transform.parameters()], allow_unused=True)
-        score(density, density.space.start.expand(rows, -1))
+        score(density.batch, density.space.start.expand(rows, -1))
 
 
 def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
     """Log weights of the guide as it stands, with the gradient of the objective."""
     return objective(guide.core_posterior(), density, num_particles)
-
-
-def _model_parameters(density: LogJoint) -> list[Tensor]:
-    """The unconstrained parameters that the model itself declares by pyro.param, pyro.module or PyroModule."""
-    start = poutine.condition(density.model, data=density.constrain(density.space.start))
-    with poutine.trace(param_only=True) as capture, torch.no_grad():
-        start(*density.args, **density.kwargs)
-    found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
-    return list({id(p): p for p in found}.values())
 
 
 def _show(bar: tqdm, stage: str, elbo: float) -> None:

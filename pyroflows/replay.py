@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor
 
-from .infer import LogJoint
+from .infer import Choice, LogJoint
 from .infer.precision import in_precision
-from .latents import Model
+from .latents import Model, is_minibatch
 from .likelihood import by_row, scores_rows, warn_of_factors
 from .simulate import ROWS, Simulation
 from .sites import Plates, data_sites, is_derived, is_factor, plates_of_derived, rows_of
@@ -38,9 +38,9 @@ class Replay:
         self.log_joint = log_joint
         with torch.no_grad(), pyro.validation_enabled(False):
             nodes = self._trace(log_joint.space.start).nodes
-        #: Plates of each derived site, by name.
+        #: Plates of each derived site, by name; those of rows of a subsampled plate, which may be many, are left out.
         self.plates: dict[str, Plates] = {
-            name: plates_of_derived(node) for name, node in nodes.items() if is_derived(node)
+            name: plates_of_derived(node) for name, node in nodes.items() if is_derived(node) and not is_minibatch(node)
         }
         self._factors = [name for name, node in nodes.items() if is_factor(node)]
         self._row_keys = {name: rows_of(node) for name, node in nodes.items() if node["type"] == "sample"}
@@ -75,9 +75,10 @@ class Replay:
 
         def read(trace: poutine.Trace) -> dict[str, Tensor]:
             trace.compute_log_prob(lambda name, _: name in sites)
-            return {name: trace.nodes[name]["log_prob"] for name in sites}
+            return {name: self.log_joint.by_row(trace.nodes[name]) for name in sites if name in trace.nodes}
 
-        found, scoring = {name: value.cpu().numpy() for name, value in self._map(read, z).items()}, self.row_factors
+        found = self.log_joint.gather(lambda choice: _numpy(self._map(read, z, choice)), values=False)
+        scoring = self.row_factors
         warn_of_factors({name: found[name] for name in self._factors if name not in scoring})
         return by_row(found, self._row_keys, self.data, scoring)
 
@@ -104,9 +105,11 @@ class Replay:
             ) from error
         return in_precision(found, dtype)
 
-    def _map(self, read: Callable[[poutine.Trace], dict[str, Tensor]], z: Tensor) -> dict[str, Tensor]:
+    def _map(
+        self, read: Callable[[poutine.Trace], dict[str, Tensor]], z: Tensor, choice: Choice | None = None
+    ) -> dict[str, Tensor]:
         def one(row: Tensor) -> dict[str, Tensor]:
-            return read(self._trace(row))
+            return read(self._trace(row, choice))
 
         with torch.no_grad(), pyro.validation_enabled(False):
             try:
@@ -115,8 +118,12 @@ class Replay:
                 found = [one(row) for row in z]
                 return {name: torch.stack([values[name] for values in found]) for name in found[0]}
 
-    def _trace(self, row: Tensor) -> poutine.Trace:
-        return self.log_joint.trace(self.log_joint.constrain(row))
+    def _trace(self, row: Tensor, choice: Choice | None = None) -> poutine.Trace:
+        return self.log_joint.trace(self.log_joint.constrain(row), choice)
+
+
+def _numpy(values: dict[str, Tensor]) -> dict[str, NDArray]:
+    return {name: value.cpu().numpy() for name, value in values.items()}
 
 
 def unobserved(model: Model, sites: Iterable[str]) -> Model:

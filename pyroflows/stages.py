@@ -1,21 +1,40 @@
 """What comes before the flow: the log joint in the right precision, coordinates, and a Gaussian to start from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bases import ComponentBase
 from .guides import AutoFlow
 from .improper import check_proper
-from .infer import Annealed, Gaussian, LogJoint, Objective, TracedDensity, Untraceable, base_at, elbo, find_modes
+from .infer import (
+    AllRows,
+    Anchored,
+    Annealed,
+    Choice,
+    Gaussian,
+    LogJoint,
+    Objective,
+    TracedDensity,
+    Untraceable,
+    base_at,
+    batch_and_match,
+    elbo,
+    find_modes,
+)
 from .latents import LatentSpace
 from .noncentered import noncentered as noncentered_map
 from .transforms import FlowTransform, LowerTriangular
 
 Density = Callable[[Tensor], Tensor]
+# Where plates are subsampled, so many rows, the same at each call, show where to start.
+START_ROWS = 4096
+# Draws by which a fit is judged, at least so many, and rows times draws that are scored for it.
+DRAWS, LEAST_DRAWS, SCORED = 4000, 1000, 200_000_000
 Start = Callable[[Density, Gaussian], Gaussian]
 
 
@@ -27,27 +46,49 @@ class Place:
         fixed: the map from them to unconstrained space, None for unconstrained space itself.
         density: the log density in them.
         start: a Gaussian in them where the model starts.
+        rows: how many vectors a graph of the density takes, 0 for none.
+        whole: where plates are subsampled, the density over all rows.
+        anchored: and its estimate from some at each call, once there is a Gaussian to expand it around.
     """
 
     fixed: FlowTransform | None
     density: Density
     start: Gaussian
+    rows: int = 0
+    whole: AllRows | None = None
+    anchored: Anchored | None = None
 
     @classmethod
     def of(cls, log_joint: LogJoint, fixed: FlowTransform | None, around: Gaussian, rows: int) -> "Place":
         """The log joint in other coordinates, traced for so many rows where it can be and they are not 0."""
-        start, density = around, log_joint
-        if fixed is not None:
-            start = Gaussian(fixed.inv(around.loc), around.scale_tril)
+        start = around if fixed is None else Gaussian(fixed.inv(around.loc), around.scale_tril)
 
-            def density(u: Tensor) -> Tensor:
-                z, ladj = fixed.call_and_ladj(u)
-                return log_joint(z) + ladj
+        def batch(u: Tensor, choice: Choice | None = None) -> Tensor:
+            z, ladj = (u, 0.0) if fixed is None else fixed.call_and_ladj(u)
+            return log_joint.batch(z, choice) + (ladj if choice is None else ladj * choice.prior)
 
-        try:
-            return cls(fixed, TracedDensity(density, start.loc, rows) if rows else density, start)
-        except Untraceable:
-            return cls(fixed, density, start)
+        if rows and log_joint.plates is not None:
+            whole = AllRows(batch, log_joint.plates, rows, traced=True)
+            return cls(fixed, whole.some(START_ROWS), start, rows, whole)
+        return cls(fixed, _traced(batch, start.loc, rows), start, rows)
+
+    def at(self, gaussian: Gaussian) -> "Place":
+        """The same with a density from some rows at each call, if there are more, expanded around a Gaussian."""
+        if self.whole is None:
+            return self
+        if self.anchored is not None:
+            self.anchored.move(gaussian)
+            return self
+        anchored = Anchored(self.whole, gaussian)
+        return replace(self, density=_traced(anchored, gaussian.loc, self.rows), anchored=anchored)
+
+
+def _traced(density: Density, example: Tensor, rows: int) -> Density:
+    """A density as a graph for so many rows where it can be and they are not 0."""
+    try:
+        return TracedDensity(density, example, rows) if rows else density
+    except Untraceable:
+        return density
 
 
 def wide_log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpace, precision: str) -> LogJoint:
@@ -59,7 +100,7 @@ def wide_log_joint(model: Callable, args: tuple, kwargs: dict, space: LatentSpac
         double = LogJoint(model, args, kwargs, space, dtype=torch.float64)
         z = double.space.start.detach()[None].requires_grad_()
         with torch.enable_grad():
-            value = double(z)
+            value = double.batch(z)
             torch.autograd.grad(value.sum(), z)  # which may fail where the value does not
     except (RuntimeError, TypeError, ValueError):  # the model holds tensors in single precision that do not mix
         return own
@@ -90,11 +131,10 @@ def start_guide(
     bar: tqdm,
 ) -> Place:
     """Finds a Gaussian, or several modes, and starts the guide there; returns the best place, by the ELBO."""
-    tried = []
+    view, tried = objective.tempered if isinstance(objective, Annealed) else _as_it_is, []
     for place in places:
-        density = objective.tempered(place.density) if isinstance(objective, Annealed) else place.density
-        gaussian = _start(guide, density, space, place.start, modes, known, stages, bar)
-        tried.append((elbo(density, gaussian) if len(places) > 1 else 0.0, gaussian, place))
+        gaussian, found = _start(guide, place, view, space, modes, known, stages, bar)
+        tried.append((elbo(view(found.density), gaussian) if len(places) > 1 else 0.0, gaussian, found))
     _, gaussian, best = max(tried, key=lambda entry: entry[0])
     if best.fixed is not None:
         guide.within(best.fixed)
@@ -102,34 +142,64 @@ def start_guide(
     return best
 
 
+def _as_it_is(density: Density) -> Density:
+    return density
+
+
 def _start(
     guide: AutoFlow,
-    density: Density,
+    place: Place,
+    view: Callable[[Density], Density],
     space: LatentSpace,
-    around: Gaussian,
     modes: int,
     known: Sequence[Gaussian],
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
-) -> Gaussian:
+) -> tuple[Gaussian, Place]:
     """The Gaussian of the stages that are wanted; the guide gets a mixture as base where there are several modes."""
-    gaussian = around
-    found = find_modes(density, gaussian, paths=8 * modes, known=known) if modes > 1 else []
+    gaussian = place.start
+    found = find_modes(view(place.density), gaussian, paths=8 * modes, known=known) if modes > 1 else []
     if len(found) > 1:
-        gaussian, mixture = base_at(density, found, modes)
+        gaussian, mixture = base_at(view(place.density), found, modes)
         guide.base, stages = mixture.to(guide.space.start), (None, None)
-    for name, stage in zip(("start", "full rank"), stages, strict=True):
-        if stage is not None and isinstance(guide.core[-1], LowerTriangular):
+    start, full_rank = stages if isinstance(guide.core[-1], LowerTriangular) else (None, None)
+    # What some rows show is off by several standard deviations, which a match on all of them, or nearly so, mends.
+    match = None if place.whole is None or start is None else batch_and_match
+    for name, stage in ("start", start), ("all rows", match), ("full rank", full_rank):
+        if stage is not None:
             bar.set_postfix_str(f"{name} ...")
-            gaussian = stage(density, gaussian)
-            check_proper(density, space, gaussian, around)
-    return gaussian
+            gaussian = stage(view(place.density), gaussian)
+            check_proper(view(place.density), space, gaussian, place.start)
+            place = place.at(gaussian)
+    return gaussian, place if start or full_rank else place.at(gaussian)
 
 
 def gaussian_at(space: LatentSpace, scale: float | Tensor) -> Gaussian:
     """A Gaussian with independent dimensions where the model starts."""
     loc = space.start
     return Gaussian(loc, torch.diag_embed(torch.as_tensor(scale).to(loc).expand_as(loc)))
+
+
+@torch.no_grad()
+def gaussian_of(guide: AutoFlow) -> Gaussian:
+    """The Gaussian with the moments of a guide's draws, in the coordinates of its core."""
+    z = guide.core_posterior().sample((max(1000, 4 * guide.space.size),)).to(guide.space.start)
+    return Gaussian.from_root(z.mean(0), torch.linalg.qr((z - z.mean(0)) / len(z) ** 0.5, mode="r").R.mT)
+
+
+def num_draws(log_joint: LogJoint) -> int:
+    """How many draws a fit is judged by: fewer where each of them has to be scored on very many rows."""
+    rows = 0 if log_joint.plates is None else sum(size for size, _ in log_joint.plates.sizes.values())
+    return max(LEAST_DRAWS, min(DRAWS, SCORED // max(rows, 1)))
+
+
+def model_parameters(density: LogJoint) -> list[Tensor]:
+    """The unconstrained parameters that the model itself declares by pyro.param, pyro.module or PyroModule."""
+    start = poutine.condition(density.model, data=density.constrain(density.space.start))
+    with poutine.trace(param_only=True) as capture, torch.no_grad():
+        start(*density.args, **density.kwargs)
+    found = (node["value"].unconstrained() for node in capture.trace.nodes.values())
+    return list({id(p): p for p in found}.values())
 
 
 def choose_precision(guide: AutoFlow, precision: str) -> None:

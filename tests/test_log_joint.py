@@ -114,15 +114,15 @@ def test_a_minibatch_is_scaled_to_all_rows() -> None:
 def test_minibatches_are_right_on_average() -> None:
     y, z = torch.linspace(-2.0, 3.0, 8), torch.tensor([0.4])
     full, part = log_joint(minibatch, y, 8)(z), log_joint(minibatch, y, 2)
-    found = torch.stack([part(z) for _ in range(400)])
+    found = torch.stack([part.batch(z[None])[0] for _ in range(400)])
     error = found.std() / 20
     assert found.std() > 1.0
     assert abs(found.mean() - full) < 4 * error
 
 
-def test_rows_share_one_minibatch() -> None:
+def test_vectors_share_one_minibatch() -> None:
     density = log_joint(minibatch, torch.arange(20.0), 2)
-    found = [density(torch.zeros(6, 1)) for _ in range(3)]
+    found = [density.batch(torch.zeros(6, 1)) for _ in range(3)]
     assert all((rows == rows[0]).all() for rows in found)
     assert len({float(rows[0]) for rows in found}) > 1
 
@@ -207,9 +207,19 @@ def test_observed_values_come_with_their_plates() -> None:
     assert (float(observed["count"][0]), observed["count"][1]) == (3.0, ())
 
 
+def handed_in(y: Tensor) -> None:
+    """Two rows of 20, whichever the plate chooses."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 20, subsample_size=2):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
 def test_a_minibatch_is_not_an_observation() -> None:
-    assert log_joint(minibatch, torch.arange(20.0), 2).observed() == {}
-    assert list(log_joint(minibatch, torch.arange(20.0), 20).observed()) == ["y"]
+    assert log_joint(handed_in, torch.arange(2.0)).observed() == {}
+    for size in (2, 20):
+        found, plates = log_joint(minibatch, torch.arange(20.0), size).observed()["y"]
+        assert (found == range(20)).all()
+        assert plates == ("data",)
 
 
 def test_a_site_that_the_user_conditions_is_observed() -> None:

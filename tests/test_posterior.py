@@ -220,9 +220,13 @@ def test_arviz_names_dimensions_without_a_plate() -> None:
     assert {"mu", "tau[1]", "w[3, 2]"} <= set(table.index)
 
 
-def test_arviz_does_not_take_a_minibatch_for_the_data() -> None:
-    data = of(schools, Y, 2).to_arviz()
-    assert set(data.observed_data) == {"count"}
+def test_arviz_has_all_rows_of_a_minibatch() -> None:
+    part = of(schools, Y, 2)
+    same = Posterior(part.guide, LogJoint(schools, (Y,), {}, part.guide.space), part.history, num_draws=500)
+    data, whole = (posterior.to_arviz(log_likelihood=True) for posterior in (part, same))
+    assert data.observed_data.equals(whole.observed_data)
+    for name, expected in whole.log_likelihood.items():
+        assert data.log_likelihood[name].values == pytest.approx(expected.values, abs=1e-5)
     assert "observed_data" not in groups_of(about(1.0, 100).to_arviz())
 
 

@@ -31,8 +31,15 @@ def fitted(**options: object) -> pyroflows.Posterior:
     return pyroflows.fit(mean, Y, flow=flows.full_rank, steps=50, num_particles=8, progress=False, **options)
 
 
+def handed_in(y: Tensor) -> None:
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", 2 * len(y), subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+
 def test_a_minibatch_is_not_taken_for_the_data() -> None:
-    posterior = fitted(rows=2)
+    with pytest.warns(UserWarning, match="fit: do not trust: judged on one random minibatch.* Give the model all rows"):
+        posterior = pyroflows.fit(handed_in, Y[:2], flow=flows.full_rank, steps=50, num_particles=8, progress=False)
     assert posterior.diagnostics.verdict.startswith("do not trust: judged on one random minibatch")
     with pytest.raises(ValueError, match="expected a log joint of all the data, got one of a minibatch"):
         _ = posterior.weights

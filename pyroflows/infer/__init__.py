@@ -1,7 +1,9 @@
 """Inference on the log joint of a Pyro model."""
 
+from .all_rows import AllRows
 from .batch_and_match import batch_and_match
 from .compiled_elbo import CompiledTrace_ELBO
+from .control_variates import Anchored
 from .endless import improper
 from .flow_elbo import FlowELBO
 from .fused import fuse, lay_flat
@@ -14,6 +16,7 @@ from .mixtures import balance, base_at, mixture_at, product_at
 from .modes import find_modes
 from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
 from .pathfinder import pathfinder
+from .plates import Choice, Plates
 from .polish import ascend, polish
 from .speed import SpeedUp
 from .starts import Attempt, best_start
@@ -26,9 +29,12 @@ from .work import Counted, work_of
 
 __all__ = [
     "IWAE",
+    "AllRows",
+    "Anchored",
     "Annealed",
     "Attempt",
     "ChiSquared",
+    "Choice",
     "CompiledSVI",
     "CompiledTrace_ELBO",
     "Counted",
@@ -39,6 +45,7 @@ __all__ = [
     "History",
     "LogJoint",
     "Objective",
+    "Plates",
     "Renyi",
     "ReverseKL",
     "SpeedUp",
