@@ -1,15 +1,17 @@
 """What ``fit`` is given, checked before it starts, and what becomes of a fit that breaks off."""
 
 import contextlib
+import difflib
+import inspect
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .faults import faults
 from .guides import AutoFlow
@@ -31,6 +33,11 @@ def check_options(
     ):
         if value not in known:
             raise ValueError(f"fit expected {name} to be one of {', '.join(map(repr, known))}, got {value!r}")
+    if torch.get_default_dtype() not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"fit expected single or double precision as default, got {torch.get_default_dtype()}: call "
+            f"torch.set_default_dtype(torch.float32)"
+        )
     if not 0 < lr < math.inf:
         raise ValueError(f"fit expected a learning rate lr > 0, got {lr!r}")
     if not tolerance >= 0:
@@ -39,6 +46,23 @@ def check_options(
         raise TypeError(f"fit expected guide to be an AutoFlow, got {type(guide).__name__}: train others with SVI")
     if not (objective is None or callable(objective)):
         raise TypeError(f"fit expected objective to be None or one of pyroflows.infer.objectives, got {objective!r}")
+
+
+def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterable[str]) -> None:
+    """Raises if there is an argument by a name that neither ``fit`` nor the model takes."""
+    try:
+        taken = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # of what is not written in Python
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        return
+    by_name = [name for name, p in taken.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for name in kwargs.keys() - set(by_name):
+        near = difflib.get_close_matches(name, [*options, *by_name], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the model takes {', '.join(by_name) or 'none by name'}"
+        raise TypeError(
+            f"fit expected options of its own or arguments of the model, got {name!r}, which is neither: {hint}"
+        )
 
 
 def check_guide(guide: AutoFlow, model: Model, args: tuple, kwargs: dict) -> None:

@@ -1,5 +1,6 @@
 """One call that trains: from a Pyro model to its posterior."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from .bases import ComponentBase
 from .checks import (
     INTERRUPTED,
+    check_arguments,
     check_guide,
     check_options,
     check_repeatable,
@@ -148,6 +150,7 @@ def fit(
     """
     check_counts("fit", {}, steps=steps, num_particles=num_particles, modes=modes)
     check_options(precision, compile, lr=lr, tolerance=tolerance, guide=guide, objective=objective)
+    check_arguments(model, kwargs, inspect.signature(fit).parameters)
     run = partial(
         _fitted,
         model,

@@ -110,13 +110,13 @@ class Site:
 
     def pick(self, u: Tensor) -> Tensor:
         """Its part of a vector ``(..., size)``, given all unconstrained numbers."""
-        flat = u.reshape((*u.shape[: u.dim() - len(self.unconstrained_shape)], -1))
+        flat = _flat(u, u.dim() - len(self.unconstrained_shape))
         return flat.index_select(-1, self.held.free) if self.held else flat
 
     def ladj(self, u: Tensor, value: Tensor, batch: torch.Size) -> Tensor:
         """``log |d value / d u|`` of ``batch``, of what is in the vector."""
         ladj = self.transform.log_abs_det_jacobian(u, value)
-        return (self.held.count(ladj, len(batch)) if self.held else ladj).reshape((*batch, -1)).sum(-1)
+        return _flat(self.held.count(ladj, len(batch)) if self.held else ladj, len(batch)).sum(-1)
 
 
 class LatentSpace:
@@ -139,8 +139,15 @@ class LatentSpace:
         sites, start = [], 0
         for name, node in latent_nodes(trace):
             fn = node["fn"]
-            with helpful_support_errors(node):
-                biject_to(fn.support)
+            try:
+                with helpful_support_errors(node):
+                    biject_to(fn.support)
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"expected a support that torch.distributions.biject_to knows, got the site {name!r} of "
+                    f"{type(innermost(fn)).__name__} on {fn.support}: sample it as a function of latents on one, as a "
+                    f"positive definite matrix L @ L.mT where L is of an LKJCholesky and scales"
+                ) from error
             value = node["value"]
             place = plates_of(node), start, value.dtype, Held.of(node, whole or trace)
             sites.append(Site(name, fn.support, value.shape, fn.event_dim, *place))
@@ -155,7 +162,7 @@ class LatentSpace:
     def spread(self, z: Tensor) -> Tensor:
         """All unconstrained numbers ``(..., all)``, those that are held as well, given vectors ``(..., D)``."""
         parts = (site.spread(z[..., site.start : site.stop]) for site in self.sites)
-        return torch.cat([part.reshape((*z.shape[:-1], -1)) for part in parts], dim=-1)
+        return torch.cat([_flat(part, z.dim() - 1) for part in parts], dim=-1)
 
     @property
     def size(self) -> int:
@@ -279,3 +286,8 @@ def plates_of(node: dict) -> tuple[str | None, ...]:
     names = {frame.dim: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
     batch_dim = node["value"].dim() - node["fn"].event_dim
     return tuple(names.get(dim) for dim in range(-batch_dim, 0))
+
+
+def _flat(value: Tensor, batch: int) -> Tensor:
+    """A value with one dimension after so many of a batch, of which there may be no rows."""
+    return value.reshape((*value.shape[:batch], math.prod(value.shape[batch:])))

@@ -50,6 +50,7 @@ def _check_continuous(site: dict) -> None:
             f"expected continuous latents, got the discrete site {name!r}: sum it out with "
             f"infer={{'enumerate': 'parallel'}}, poutine.block(model, hide=[{name!r}]) and TraceEnum_ELBO"
         )
+    _check_real(name, [site["value"], *vars(innermost(site["fn"])).values()])
 
 
 def _check_varies(name: str, node: dict, trace: poutine.Trace) -> None:
@@ -64,6 +65,15 @@ def _check_varies(name: str, node: dict, trace: poutine.Trace) -> None:
         f"expected latents that vary, got the site {name!r} of a Delta, which is a constant: use its value, "
         f"or pyro.deterministic({name!r}, value)"
     )
+
+
+def _check_real(name: str, numbers: list) -> None:
+    numbers = [v for v in numbers if isinstance(v, Tensor)]
+    for wrong in (v.dtype for v in numbers if v.is_complex() or (v.is_floating_point() and v.itemsize < 4)):
+        raise ValueError(
+            f"expected real latents in single or double precision, got the site {name!r} of {wrong}: call "
+            f"torch.set_default_dtype(torch.float32) for 16 bits, and sample complex numbers as two real ones"
+        )
 
 
 def _check_plates(name: str, node: dict, trace: poutine.Trace) -> None:

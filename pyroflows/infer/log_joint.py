@@ -90,6 +90,8 @@ class LogJoint:
         """Maps ``(..., D)`` to ``(...)``; differentiable."""
         if z.shape[-1:] != (self.size,):
             raise ValueError(f"expected vectors of size {self.size}, got shape {tuple(z.shape)}")
+        if not z.numel():
+            return z.to(self.space.start.dtype).sum(-1)
         rows = z.reshape(-1, self.size).to(self.space.start.dtype)
         if self.plates is not None:
             return AllRows(self.batch, self.plates)(rows).reshape(z.shape[:-1])
@@ -157,6 +159,8 @@ class LogJoint:
 
         Of subsampled plates from some rows, the same at each call.
         """
+        if not z.numel():
+            return {name: value[:0] for name, value in self.terms(self.space.start[None]).items()}
         rows, choice = z.to(self.space.start.dtype), None if self.plates is None else self.plates.spaced()
         with self._settings():
             if not self._one_by_one:
