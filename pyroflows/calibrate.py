@@ -23,7 +23,7 @@ from .latents import Model, is_minibatch, latent_nodes, trace_of
 from .numeric import check_counts
 from .posterior import Posterior
 from .replay import unobserved
-from .sites import data_sites
+from .sites import data_sites, is_factor
 
 # A p-value below this, over the number of scalars, is no accident.
 LEVEL = 0.01
@@ -139,7 +139,8 @@ def calibrate(
         kwargs: the model's keyword arguments.
 
     Raises:
-        ValueError: for too few simulations or draws, or a model without data, of a minibatch, or with parameters.
+        ValueError: for too few simulations or draws, or a model without data, of a minibatch, with parameters, or with
+            factors.
 
     References:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration.
@@ -208,6 +209,7 @@ def _simulator(model: Model, args: tuple, kwargs: dict, observed: Any) -> Callab
     given = data_sites(model, *without) if observed is None else observed
     sites = [given] if isinstance(given, str) else list(given)
     _check(trace, sites)
+    _check_factors(trace, trace_of(model, *without))
 
     @torch.no_grad()
     def simulate() -> tuple[dict[str, Tensor], Call]:
@@ -245,6 +247,19 @@ def _check(trace: poutine.Trace, sites: list[str]) -> None:
         raise ValueError(
             f"calibrate expected a model without parameters of its own, which each fit would move, got {learnt[0]!r}"
         )
+
+
+def _check_factors(first: poutine.Trace, second: poutine.Trace) -> None:
+    """Looks at two draws of the prior: what a factor says is in no simulated data, unless it always says the same."""
+    factors = [name for name, node in first.nodes.items() if is_factor(node) and name in second.nodes]
+    for trace in (first, second):
+        trace.compute_log_prob(lambda name, _: name in factors)
+    for name in factors:
+        if first.nodes[name]["log_prob_sum"] != second.nodes[name]["log_prob_sum"]:
+            raise ValueError(
+                f"calibrate expected a model whose data can be simulated, got the factor {name!r}, of latents: "
+                f"write it as a prior, or as a distribution with obs="
+            )
 
 
 def _p_value(counts: NDArray, expected: NDArray) -> float:

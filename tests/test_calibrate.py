@@ -193,9 +193,17 @@ def part(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y[rows])
 
 
+def weighed(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=y)
+    pyro.factor("constant", torch.tensor(1.0))
+    pyro.factor("tail", -(mean**4))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
+        (weighed, {}, "expected a model whose data can be simulated, got the factor 'tail', of latents: write"),
         (means, {"num_simulations": 10}, "calibrate expected num_simulations to be a whole number from 20 on, got 10"),
         (means, {"draws": 0}, "expected draws to be a whole number from 1 on, got 0"),
         (means, {"observed": "z"}, "expected a model with observed sites, got no site 'z'"),
