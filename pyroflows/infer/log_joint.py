@@ -20,6 +20,7 @@ from ..soundness import check_latents, check_model
 from .all_rows import AllRows
 from .batching import Traceable
 from .guard import Untraceable
+from .memory import rowwise
 from .plates import Choice, Chosen, Plates
 from .precision import default_dtype, in_precision, run_in
 
@@ -69,7 +70,7 @@ class LogJoint:
             space.start = start.to(space.start)
         self.space = space
         self._names = {site.name for site in space.sites}
-        self._one_by_one = False
+        self._one_by_one, self._calls = False, None
         #: The subsampled plates whose rows can be chosen, None if there are none.
         self.plates: Plates | None = None
         #: Whether each call sees a random part of the data.
@@ -164,7 +165,7 @@ class LogJoint:
         rows, choice = z.to(self.space.start.dtype), None if self.plates is None else self.plates.spaced()
         with self._settings():
             if not self._one_by_one:
-                return torch.func.vmap(partial(self._terms, choice=choice), randomness="same")(rows)
+                return rowwise(partial(self._terms, choice=choice), rows, self._calls)
             found = [self._terms(row, choice) for row in rows]
         return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
 
@@ -226,17 +227,20 @@ class LogJoint:
     def _rows(self, rows: Tensor, choice: Choice | None) -> Tensor:
         if not self._one_by_one:
             try:
-                return torch.func.vmap(partial(self._single, choice=choice), randomness="same")(rows)
+                return rowwise(partial(self._single, choice=choice), rows, self._calls)
             except (Untraceable, torch.linalg.LinAlgError):  # of a matrix at one row, which says nothing about vmap
                 raise
             except RuntimeError as error:
                 # A model that fails on one row by itself has its own error to show.
                 self._single(rows[0], choice)
+                if self._calls is None:  # it may fill memory in place
+                    self._calls = set()
+                    return self._rows(rows, choice)
                 self._one_by_one = True
                 warnings.warn(
                     "the model cannot be evaluated for many particles at once and runs one by one, which is "
                     f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         return torch.stack([self._single(row, choice) for row in rows])
 
