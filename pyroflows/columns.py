@@ -142,6 +142,9 @@ class Columns(FlowTransform):
         self.bend = Bend(*map(tensor, zip(*bends.values(), strict=True))) if bends else None
         self.notes = [f"column {names[i]!r} is scaled by its quantiles: {found[i]}" for i in bends]
 
+    def _takes(self, inverse: bool) -> str:
+        return "any"
+
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = z.double()
         out = (z - self.loc) / self.scale if inverse else self.loc + self.scale * z

@@ -47,7 +47,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         if not isinstance(transform, FlowTransform):
             raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
         base = standard_normal(transform) if base is None else _as_vectors(base, transform.input_dim)
-        batch_shape = torch.broadcast_shapes(base.batch_shape, transform.batch_shape)
+        batch_shape = _broadcast("a base and a context", base.batch_shape, transform.batch_shape)
         self.base = base.expand(batch_shape) if batch_shape != base.batch_shape else base
         self.transform = transform
         super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
@@ -104,6 +104,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
+        _broadcast("a distribution and values", self.batch_shape, value.shape[:-1])
         x, ladj = self.transform.inv.call_and_ladj(value)
         return self._log_base(x) + ladj
 
@@ -133,6 +134,14 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     def __repr__(self) -> str:
         return f"FlowDistribution(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+
+
+def _broadcast(what: str, first: Size, second: Size) -> Size:
+    """The batch shape of two that must broadcast."""
+    if not all(m == n or m == 1 or n == 1 for m, n in zip(reversed(first), reversed(second), strict=False)):
+        shapes = f"{tuple(first)} and {tuple(second)}"
+        raise ValueError(f"FlowDistribution expected {what} whose batches broadcast, got {shapes}")
+    return torch.broadcast_shapes(first, second)
 
 
 def standard_normal(transform: FlowTransform) -> Independent:

@@ -6,6 +6,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from .distributions import FlowDistribution
+from .numeric import is_autocast
 from .priors import build
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 
@@ -13,7 +14,8 @@ from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 class FlowEncoder(PyroModule):
     """The posterior ``q(z | h(x))`` of a latent vector, for any network ``h``: a Gaussian with a flow on top.
 
-    Loc and scale of the Gaussian, and the networks of the flow, all read ``h(x)``; the flow starts at the identity.
+    Loc and scale of the Gaussian, and the networks of the flow, all read ``h(x)``; the flow starts at the identity
+    unless its networks are the user's own.
     Training needs samples, so use flows that are fast forward or both ways: ``iaf``, ``realnvp``, ``nsf``.
 
     Args:
@@ -26,6 +28,7 @@ class FlowEncoder(PyroModule):
 
     Raises:
         TypeError: if ``flow`` does not make a FlowTransform.
+            When called, if data have another dtype than ``net``.
         ValueError: when called, if ``net`` gives features of another shape.
 
     References:
@@ -58,6 +61,7 @@ class FlowEncoder(PyroModule):
 
     def forward(self, x: Tensor) -> FlowDistribution:
         """The distribution of the latents of each row, of batch shape ``(rows,)``."""
+        self._check(x)
         h = self.net(x)
         if h.shape != (len(x), self.features):
             raise ValueError(
@@ -65,3 +69,11 @@ class FlowEncoder(PyroModule):
                 f"{len(x)} rows, got {tuple(h.shape)}"
             )
         return FlowDistribution(transform=self.transform.condition(h))
+
+    def _check(self, x: Tensor) -> None:
+        own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), x.dtype)
+        if x.is_floating_point() and x.dtype != own and not is_autocast(x):
+            raise TypeError(
+                f"FlowEncoder expected data of {own}, the dtype of its net, got {x.dtype}: convert them by .to({own}), "
+                f"or the encoder by .to({x.dtype})"
+            )

@@ -1,4 +1,4 @@
-"""Recipes: whole flows by name, each a Compose that mixes every dimension and starts at the identity."""
+"""Recipes: whole flows by name, each a Compose that mixes every dimension; the identity at first, but for ``net=``."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -48,7 +48,8 @@ class AutoFlow(AutoContinuous):
     """A guide that is a normalizing flow over all continuous latents of a model, jointly.
 
     The latents are put into one unconstrained vector. The guide starts as an affine map at ``init_loc_fn`` with
-    scale ``init_scale``; between the base and this map stands a flow that starts at the identity. It works
+    scale ``init_scale``; between the base and this map stands a flow that starts at the identity unless its
+    networks are the user's own. It works
     wherever Pyro takes a guide: SVI with any ELBO, Predictive, NeuTraReparam, AutoGuideList.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import Bernoulli, TorchDistribution
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .distributions import FlowDistribution
 from .epochs import EpochLog, Epochs
@@ -32,7 +33,9 @@ class VAE(PyroModule):
     Args:
         encoder: called with data, it gives the distribution of their latents, of batch shape ``(rows,)``, such as a
             :class:`~pyroflows.encoders.FlowEncoder`.
-        decoder: maps latents ``(..., D)`` to what ``likelihood`` takes.
+        decoder: maps latents ``(rows, D)`` to what ``likelihood`` takes: a tensor ``(rows, ...)``, or a tuple or
+            dictionary of them. It meets one batch dimension only, whatever draws and particles there are, so that it
+            may convolve.
         prior: a :class:`~pyroflows.priors.FlowPrior`, a :class:`~pyroflows.priors.NormalPrior`, or a module with the
             same methods.
         likelihood: makes a distribution over single pixels from the output of the decoder; its support is the range
@@ -61,7 +64,7 @@ class VAE(PyroModule):
     @pyro_method
     def model(self, x: Tensor, context: Tensor | None = None) -> None:
         """The generative model of rows ``x``, for Pyro."""
-        _check(x, context)
+        x, context = self._ready(x, context)
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", self.prior(context))
             pyro.sample("x", self._likelihood(z, x), obs=x)
@@ -69,7 +72,7 @@ class VAE(PyroModule):
     @pyro_method
     def guide(self, x: Tensor, context: Tensor | None = None) -> None:
         """The posterior of the latents of rows ``x``, for Pyro."""
-        _check(x, context)
+        x, context = self._ready(x, context)
         with pyro.plate("rows", len(x)):
             pyro.sample("z", self.encoder(x))
 
@@ -96,21 +99,22 @@ class VAE(PyroModule):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of the likelihood at one draw of the latents of each row."""
+        """The mean of the likelihood at one draw of the latents of each row; the mode where it has no mean."""
         x, _ = self._ready(x, None)
-        return self._likelihood(self.encoder(x).sample(), x).mean
+        return _center(self._likelihood(self.encoder(x).sample(), x))
 
     @torch.no_grad()
     def generate(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
         """The mean of the likelihood at ``n`` draws of the prior; with a context ``(n, C)``, one for each row of it.
 
-        A ``temperature`` below 1 gives images that are more typical and less diverse.
+        Where the likelihood has no mean, as a Categorical has none, its mode. A ``temperature`` below 1 gives images
+        that are more typical and less diverse.
         """
         check_counts("VAE", {"n": 0}, n=n)
         prior = self.prior(context, temperature)
         if prior.batch_shape not in ((), (n,)):
             raise ValueError(f"VAE expected a context of {n} rows, one for each draw, got {tuple(context.shape)}")
-        return self.likelihood(self.decoder(prior.sample(() if prior.batch_shape else (n,)))).mean
+        return _center(self._pixels(prior.sample(() if prior.batch_shape else (n,))))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 10, context: Tensor | None = None) -> Tensor:
@@ -119,7 +123,7 @@ class VAE(PyroModule):
         x, _ = self._ready(torch.stack([a, b]), None)
         ends = self.encoder(x).sample()
         self._likelihood(ends, x)
-        return self.likelihood(self.decoder(self.prior.path(*ends, steps, context))).mean
+        return _center(self._pixels(self.prior.path(*ends, steps, context)))
 
     @torch.inference_mode(False)  # with gradients, whatever is around
     def fit(
@@ -210,9 +214,19 @@ class VAE(PyroModule):
             return found
         return torch.where(pixels.support.check(x), found, math.nan)  # a graph cannot raise
 
+    def _pixels(self, z: Tensor) -> TorchDistribution:
+        """The likelihood at latents ``(..., D)``, which the decoder sees as rows of one batch."""
+        rows = z.reshape(-1, z.shape[-1])
+
+        def whole(made: Tensor) -> Tensor:
+            # What has no rows, such as a scale that is shared, is left as it is.
+            return made.reshape(*z.shape[:-1], *made.shape[1:]) if made.shape[:1] == rows.shape[:1] else made
+
+        return self.likelihood(pytree.tree_map_only(Tensor, whole, self.decoder(rows)))
+
     def _likelihood(self, z: Tensor, x: Tensor) -> TorchDistribution:
         """The distribution of rows like ``x``; raises if that cannot have made ``x``."""
-        pixels = self.likelihood(self.decoder(z))
+        pixels = self._pixels(z)
         if pixels.batch_shape != z.shape[:-1] + x.shape[1:]:
             raise ValueError(
                 f"VAE expected a decoder and likelihood of shape {tuple(z.shape[:-1] + x.shape[1:])} for latents "
@@ -224,6 +238,12 @@ class VAE(PyroModule):
                 f"{x.min():g} to {x.max():g}: scale or binarise them, or use another likelihood"
             )
         return pixels.to_event(x.dim() - 1)
+
+
+def _center(pixels: TorchDistribution) -> Tensor:
+    """The mean, or the mode where that is no number."""
+    mean = pixels.mean
+    return torch.where(mean.isnan(), pixels.mode, mean) if mean.isnan().any() else mean
 
 
 def _check(x: Tensor, context: Tensor | None) -> None:

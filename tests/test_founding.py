@@ -100,7 +100,8 @@ def test_affine_after_leaky_relu_reaches_the_entropy_of_a_normal() -> None:
 
 def three_mafs(input_dim: int) -> Compose:
     layer = partial(Autoregressive, input_dim, AffineBijector(), hidden_dims=(128, 128), activation=nn.ReLU)
-    return Compose([part for _ in range(3) for part in (layer(fast="inverse"), Permute(input_dim, "reversed"))])
+    # TFP's Chain applies its last bijector first: [MAF, Permute] * 3 there is [Permute, MAF] * 3 here.
+    return Compose([part for _ in range(3) for part in (Permute(input_dim, "reversed"), layer(fast="inverse"))])
 
 
 def leaky_couplings(input_dim: int) -> Compose:
@@ -121,3 +122,13 @@ def test_moons(flow: type) -> None:
     drawn = torch.tensor(density.sample(3000, random_state=0))
     nearest = torch.cdist(drawn, torch.tensor(fresh)).min(dim=1).values
     assert (nearest < 0.1).double().mean() > 0.8
+
+
+def test_e1_the_moons_flow_is_in_the_order_of_tfp() -> None:
+    flow, x = three_mafs(2), torch.tensor([[1.0, 2.0]])
+    names = [type(part).__name__ for part in flow]
+    assert names == ["Permute", "Autoregressive"] * 3
+    chain = list(reversed(flow))  # as TFP lists it: MAF first
+    for part in reversed(chain):  # as TFP applies it
+        x = part(x)
+    assert_close(x, flow(torch.tensor([[1.0, 2.0]])))

@@ -9,7 +9,7 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..numeric import is_traced, slope
+from ..numeric import is_autocast, is_traced, slope
 from .memo import Memo
 
 
@@ -74,7 +74,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
             The value ``(..., D)`` and ``log |det J|`` of shape ``(...)``.
 
         Raises:
-            TypeError: if an input is not a floating-point tensor.
+            TypeError: if an input is not a floating-point tensor of the dtype of the parameters.
             ValueError: if a shape does not fit, or ``x`` holds a NaN while validation is on.
         """
         return self._run(x, context, inverse=False)
@@ -108,7 +108,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
         A transform without context returns itself when ``context`` is None.
 
         Raises:
-            TypeError: if the context is not a floating-point tensor.
+            TypeError: if the context is not a floating-point tensor of the dtype of the parameters.
             ValueError: if the context does not fit.
         """
         self._check_context(context)
@@ -146,7 +146,9 @@ class FlowTransform(TransformModule, ConditionalTransform):
         """Checks, then recalls or maps. ``keep`` remembers the call for an inverse or a ladj asked next."""
         last = "the last dimension is the vector, all before it are batch"
         _check_vectors(self._name, "an input", "numbers", self.input_dim, z, last)
+        _check_dtype(self._name, "an input", z, self._takes(inverse))
         self._check_context(context)
+        self._check_batches(z, context)
         out = self._memo.recall(self, context, inverse, z)
         if out is None:
             out = self._map(z, context, inverse)
@@ -155,6 +157,18 @@ class FlowTransform(TransformModule, ConditionalTransform):
         elif not keep:
             self._memo.clear()
         return out
+
+    def _takes(self, inverse: bool) -> torch.dtype | str | None:
+        """The dtype of what is mapped one way: that of the parameters, None without any, "any" where it converts."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+
+    def _check_batches(self, z: Tensor, context: Tensor | None) -> None:
+        given = self.batch_shape if context is None else context.shape[:-1]
+        if not all(m == n or m == 1 or n == 1 for m, n in zip(z.shape[-2::-1], reversed(given), strict=False)):
+            raise ValueError(
+                f"{self._name} expected an input and a context whose batches broadcast, got {tuple(z.shape[:-1])} for "
+                f"the input and {tuple(given)} for the context: give one context for each row, or one for all"
+            )
 
     def _check_context(self, context: Tensor | None) -> None:
         if context is None:
@@ -168,6 +182,7 @@ class FlowTransform(TransformModule, ConditionalTransform):
             raise ValueError(f"{self._name} expected no context, got one: build it with context_dim > 0")
         last = "its last dimension is the context_dim that the transform was made with"
         _check_vectors(self._name, "a context", "numbers as context", self.context_dim, context, last)
+        _check_dtype(self._name, "a context", context, FlowTransform._takes(self, False))
 
 
 class Inverse(FlowTransform):
@@ -198,6 +213,9 @@ class Inverse(FlowTransform):
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         return self.transform._map(z, context, not inverse)
 
+    def _takes(self, inverse: bool) -> torch.dtype | str | None:
+        return self.transform._takes(not inverse)
+
 
 class Conditioned(FlowTransform):
     """A transform with its context fixed, over the same parameters; made by ``condition``.
@@ -218,6 +236,9 @@ class Conditioned(FlowTransform):
 
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.transform._map_and_score(x, self.context, score)
+
+    def _takes(self, inverse: bool) -> torch.dtype | str | None:
+        return self.transform._takes(inverse)
 
 
 def check_sizes(name: str, input_dim: int, context_dim: int = 0) -> None:
@@ -241,3 +262,13 @@ def _check_vectors(name: str, what: str, numbers: str, size: int, value: Tensor,
             f"{name} expected {numbers}, got NaN in {int(value.isnan().sum())} of {value.numel()} places: "
             f"drop or impute them, or look for the step that made them"
         )
+
+
+def _check_dtype(name: str, what: str, value: Tensor, dtype: torch.dtype | str | None) -> None:
+    """Raises unless the value has a dtype; under autocast, which converts, it may have another one."""
+    if dtype in (None, "any", value.dtype) or is_autocast(value):
+        return
+    raise TypeError(
+        f"{name} expected {what} of {dtype}, the dtype of its parameters, got {value.dtype}: convert it by "
+        f".to({dtype}), or the transform by .to({value.dtype})"
+    )

@@ -66,6 +66,10 @@ class Compose(FlowTransform):
             total = total + ladj
         return x, total, score
 
+    def _takes(self, inverse: bool) -> torch.dtype | str | None:
+        parts = reversed(self.transforms) if inverse else self.transforms
+        return next((dtype for part in parts if (dtype := part._takes(inverse)) is not None), None)
+
     def extra_repr(self) -> str:
         """Sizes, and whether it is reversible."""
         return super().extra_repr() + (", reversible=True" if self.reversible else "")
