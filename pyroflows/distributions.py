@@ -63,7 +63,12 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return self.transform.codomain
 
     def condition(self, context: Tensor) -> "FlowDistribution":
-        """The distribution for a context of shape ``(..., context_dim)``; its batch broadcasts."""
+        """The distribution for a context of shape ``(..., context_dim)``; its batch broadcasts.
+
+        Raises:
+            ValueError: if the transform takes no context.
+        """
+        self.transform._check_context(context)  # which the transform itself may be given in vain
         return FlowDistribution(self.base, self.transform.condition(context), self._validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "FlowDistribution":

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from .bijectors import Affine as AffineBijector
-from .bijectors import Bend, Bijector, RQSpline, Shift, Tails
+from .bijectors import Bend, RQSpline, Shift, Tails
 from .nets import Activation
 from .numeric import check_counts
-from .transforms import Affine, Autoregressive, Compose, Coupling, Elementwise, FlowTransform, LowerTriangular, Permute
+from .stacks import affine_autoregressive, autoregressives, couplings, scalar
+from .transforms import Affine, Compose, Elementwise, LowerTriangular
 from .transforms.coupling import Net
-from .transforms.permute import as_order
 
 
 def nice(
@@ -45,7 +45,7 @@ def nice(
     last = Affine(input_dim, context_dim, **options)
     if input_dim == 1:
         return Compose([last])
-    return Compose([*_couplings(input_dim, context_dim, Shift(), layers, net=net, **options), last])
+    return Compose([*couplings(input_dim, context_dim, Shift(), layers, net=net, **options), last])
 
 
 def realnvp(
@@ -93,8 +93,8 @@ def realnvp(
     each = [*map(Bend, places), *([Tails()] if tails else [])]
     last = [Elementwise(input_dim, bijector, context_dim, **options) for bijector in each]
     if input_dim == 1:
-        return Compose([*_scalar(context_dim, **options), *last])
-    return Compose([*_couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options), *last])
+        return Compose([*scalar(context_dim, **options), *last])
+    return Compose([*couplings(input_dim, context_dim, AffineBijector(bound), layers, net=net, **options), *last])
 
 
 def with_tails(input_dim: int, context_dim: int = 0) -> Compose:
@@ -120,7 +120,8 @@ def maf(
         Masked Autoregressive Flow for Density Estimation. Papamakarios, Pavlakou, Murray, 2017.
         https://arxiv.org/abs/1705.07057
     """
-    return _affine_autoregressive(input_dim, context_dim, "inverse", layers, hidden_dims, activation, bound)
+    options = {"hidden_dims": hidden_dims, "activation": activation}
+    return affine_autoregressive(input_dim, context_dim, "inverse", layers, bound, **options)
 
 
 def iaf(
@@ -131,8 +132,9 @@ def iaf(
     hidden_dims: Sequence[int] = (64, 64),
     activation: Activation = nn.SiLU,
     bound: float = 2.0,
+    gain: float = 1.0,
 ) -> Compose:
-    """Affine autoregressive layers that sample in one pass and score incrementally, the default of ``AutoFlow``.
+    """Affine autoregressive layers that sample in one pass and score incrementally: for guides.
 
     Args:
         input_dim: size ``D`` of the vectors; 1 falls back as in :func:`realnvp`.
@@ -141,6 +143,7 @@ def iaf(
         hidden_dims: widths of the networks' hidden layers, at least one.
         activation: makes the networks' elementwise non-linearity.
         bound: largest absolute log scale of one layer; more lets single draws run away in noisy training.
+        gain: what the networks' outputs are multiplied by; less than 1 makes training steadier and slower.
 
     Raises:
         ValueError: if ``layers`` is below 1.
@@ -149,7 +152,13 @@ def iaf(
         Improved Variational Inference with Inverse Autoregressive Flow. Kingma et al., 2016.
         https://arxiv.org/abs/1606.04934
     """
-    return _affine_autoregressive(input_dim, context_dim, "forward", layers, hidden_dims, activation, bound)
+    options = {"hidden_dims": hidden_dims, "activation": activation, "gain": gain}
+    return affine_autoregressive(input_dim, context_dim, "forward", layers, bound, **options)
+
+
+def steady(input_dim: int, context_dim: int = 0) -> Compose:
+    """:func:`iaf` with small, bounded networks and small steps: the default of ``AutoFlow``, for plain loops of SVI."""
+    return iaf(input_dim, context_dim, layers=2, hidden_dims=(32, 32), activation=nn.Tanh, gain=0.1)
 
 
 def nsf(
@@ -189,11 +198,11 @@ def nsf(
     if structure not in ("coupling", "autoregressive"):
         raise ValueError(f"nsf expected structure='coupling' or 'autoregressive', got {structure!r}")
     if input_dim == 1:
-        return _scalar(context_dim, spline, **options)
+        return scalar(context_dim, spline, **options)
     if structure == "coupling":
-        parts = _couplings(input_dim, context_dim, spline, layers, **options)
+        parts = couplings(input_dim, context_dim, spline, layers, **options)
     else:
-        parts = _autoregressives(input_dim, context_dim, spline, fast, layers, **options)
+        parts = autoregressives(input_dim, context_dim, spline, fast, layers, **options)
     return Compose([*parts, Affine(input_dim, context_dim, **options)])
 
 
@@ -229,8 +238,8 @@ def copula(
     options = {"hidden_dims": hidden_dims, "activation": partial(_dropped, activation, dropout)}
     spline = RQSpline(bins, bound)
     if input_dim == 1:
-        return _scalar(context_dim, spline, **options)
-    parts = _autoregressives(input_dim, context_dim, AffineBijector(), "inverse", layers, **options)
+        return scalar(context_dim, spline, **options)
+    parts = autoregressives(input_dim, context_dim, AffineBijector(), "inverse", layers, **options)
     return Compose([*parts, LowerTriangular(input_dim), Elementwise(input_dim, spline, context_dim, **options)])
 
 
@@ -246,55 +255,3 @@ def _dropped(activation: Activation, dropout: float) -> nn.Module:
 def full_rank(input_dim: int, context_dim: int = 0, *, hidden_dims: Sequence[int] = (64, 64)) -> Compose:
     """A lower triangular affine map alone: over a normal base, the full-rank Gaussian."""
     return Compose([LowerTriangular(input_dim, context_dim, hidden_dims=hidden_dims)])
-
-
-def _scalar(context_dim: int, spline: RQSpline | None = None, **options: object) -> Compose:
-    """One dimension: nothing to mix, so a spline and a loc and scale."""
-    return Compose([Elementwise(1, spline or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)])
-
-
-def _affine_autoregressive(
-    input_dim: int,
-    context_dim: int,
-    fast: str,
-    layers: int,
-    hidden_dims: Sequence[int],
-    activation: Activation,
-    bound: float,
-) -> Compose:
-    options = {"hidden_dims": hidden_dims, "activation": activation}
-    if input_dim == 1:
-        return _scalar(context_dim, **options)
-    return Compose(_autoregressives(input_dim, context_dim, AffineBijector(bound), fast, layers, **options))
-
-
-def _couplings(
-    input_dim: int, context_dim: int, bijector: Bijector, layers: int, **options: object
-) -> list[FlowTransform]:
-    """Couplings that keep a random half, each followed by one that keeps the rest, so that every dimension moves."""
-    if layers < 2:
-        raise ValueError(f"expected layers >= 2, got {layers}: one coupling leaves half of the dimensions as is")
-    parts: list[FlowTransform] = []
-    last = as_order("natural", input_dim)
-    front = last < input_dim // 2
-    for index in range(layers):
-        if index % 2 == 0:
-            order = torch.randperm(input_dim)
-            parts.append(Permute(input_dim, last.argsort()[order]))
-            last = order
-        parts.append(Coupling(input_dim, bijector, context_dim, mask=~front if index % 2 else front, **options))
-    # Back in their places, so that the flow starts at the identity.
-    return [*parts, Permute(input_dim, last.argsort())]
-
-
-def _autoregressives(
-    input_dim: int, context_dim: int, bijector: Bijector, fast: str, layers: int, **options: object
-) -> list[FlowTransform]:
-    """Autoregressive layers whose order is random and reversed from each layer to the next."""
-    if layers < 1:
-        raise ValueError(f"expected layers >= 1, got {layers}")
-    order, parts = as_order("random", input_dim), []
-    for _ in range(layers):
-        parts.append(Autoregressive(input_dim, bijector, context_dim, fast=fast, order=order, **options))
-        order = order.flip(0)
-    return parts

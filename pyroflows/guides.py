@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
 from .distributions import FlowDistribution
-from .flows import iaf
+from .flows import steady
+from .guarded import Guarded
 from .latents import LatentSpace, Unscored, innermost
 from .numeric import check_counts, seed_of, seeded
 from .soundness import check_model, started
@@ -55,7 +56,7 @@ class AutoFlow(AutoContinuous):
     Args:
         model: a Pyro model whose latents are continuous.
         flow: makes the flow from the number of latents, for example ``functools.partial(flows.nsf, layers=4)``;
-            by default :func:`~pyroflows.flows.iaf`, whose steps are short, and which bears plain loops of SVI, where
+            by default :func:`~pyroflows.flows.steady`, whose steps are short, and which bears plain loops of SVI, where
             the safeguards of ``fit`` are missing; its ``log_prob`` is slower than its draws. Use
             ``partial`` rather than a lambda to pickle a guide that is not yet set up.
         init_loc_fn: where each site starts, see Pyro's autoguide initialization. By default the prior's median,
@@ -82,7 +83,7 @@ class AutoFlow(AutoContinuous):
     def __init__(
         self,
         model: Callable,
-        flow: Callable[[int], FlowTransform] = iaf,
+        flow: Callable[[int], FlowTransform] = steady,
         *,
         init_loc_fn: Callable = init_to_prior,
         init_scale: float | Tensor = 0.1,
@@ -129,7 +130,7 @@ class AutoFlow(AutoContinuous):
         flow = make_flow(self.latent_dim)
         if not isinstance(flow, FlowTransform):
             raise TypeError(f"AutoFlow expected flow(D) to be a FlowTransform, got {type(flow).__name__}")
-        affine = LowerTriangular if self.latent_dim <= FULL_RANK_LIMIT else Affine
+        affine = partial(LowerTriangular, relative=True) if self.latent_dim <= FULL_RANK_LIMIT else Affine
         transform = Compose([flow, affine(self.latent_dim, loc=loc, scale=scale)])
         self.transform = transform.to(device=loc.device, dtype=loc.dtype)
         self.base = base if base is None or isinstance(base, Distribution) else base(self.latent_dim)
@@ -179,6 +180,11 @@ class AutoFlow(AutoContinuous):
         self._check_store()
         with Unscored(self.space.held):
             return super().forward(*args, **kwargs)
+
+    def sample_latent(self, *args: object, **kwargs: object) -> Tensor:
+        """Draws the vector; what would make parameters NaN is left out of the step."""
+        posterior = FlowDistribution(self.base, Guarded(self.transform))
+        return pyro.sample(f"_{self._pyro_name}_latent", posterior, infer={"is_auxiliary": True})
 
     def _check_store(self) -> None:
         # Pyro keys parameters by name: SVI would train those of an older guide in place of ours, silently.

@@ -53,6 +53,8 @@ class MaskedMLP(nn.Module):
         context_dim: width of the context, 0 for none.
         hidden_dims: widths of the hidden layers, at least one.
         activation: makes the elementwise non-linearity.
+        gain: what the outputs are multiplied by: an optimizer whose steps do not depend on the size of gradients, as
+            Adam's, moves them by so much less.
 
     Raises:
         ValueError: if there is no hidden layer.
@@ -62,6 +64,8 @@ class MaskedMLP(nn.Module):
         https://arxiv.org/abs/1502.03509
     """
 
+    gain = 1.0  # of networks pickled before there was one
+
     def __init__(
         self,
         input_dim: int,
@@ -69,11 +73,12 @@ class MaskedMLP(nn.Module):
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         if not hidden_dims:
             raise ValueError("expected at least one hidden layer, got hidden_dims of length 0")
-        self.input_dim, self.group = input_dim, group
+        self.input_dim, self.group, self.gain = input_dim, group, gain
         first = 0 if context_dim or input_dim == 1 else 1
         degrees = [torch.arange(1, input_dim + 1)]
         degrees += [torch.linspace(first, input_dim - 1, width).round().long() for width in hidden_dims]
@@ -85,6 +90,7 @@ class MaskedMLP(nn.Module):
             # Numbers, as compiled code turns booleans into numbers one by one.
             mask = (below <= above.unsqueeze(-1)).to(torch.get_default_dtype())
             self.register_buffer(f"mask{index}", mask, persistent=False)
+        mask *= gain
         zero_(self.layers[-1])
         self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
         self.activation = activation()
@@ -100,6 +106,8 @@ class MaskedMLP(nn.Module):
     def offsets(self, context: Tensor | None) -> list[Tensor]:
         """What is added after each weight: the bias, and in the first layer the context's part."""
         first, *rest = (layer.bias for layer in self.layers)
+        if self.gain != 1:
+            rest[-1] = rest[-1] * self.gain
         return [first if self.context is None else first + self.context(context), *rest]
 
     def run(self, x: Tensor, weights: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:

@@ -95,12 +95,16 @@ class FlowPrior(PyroModule):
         A ``temperature`` below 1 shrinks the scale of the base, which gives samples that are more typical and
         less diverse.
         """
-        return FlowDistribution(self._base(temperature), self.transform.condition(context))
+        return FlowDistribution(self._base(temperature), self._flow(context))
 
     def path(self, a: Tensor, b: Tensor, steps: int, context: Tensor | None = None) -> Tensor:
         """Points on the way from vector ``a`` to vector ``b`` along an arc of the base, both included."""
-        transform = self.transform.condition(context)
+        transform = self._flow(context)
         return transform(between(*transform.inv(torch.stack([a, b])), steps))
+
+    def _flow(self, context: Tensor | None) -> FlowTransform:
+        self.transform._check_context(context)
+        return self.transform.condition(context)
 
     def _base(self, temperature: float) -> Distribution:
         normal = _normal(standard_normal(self.transform).mean, temperature)

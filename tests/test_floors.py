@@ -15,6 +15,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("epochs",),
     ("bijectors",),
     ("transforms",),
+    ("stacks", "guarded"),
     ("bases", "flows", "distributions", "latents"),
     ("soundness",),
     ("guides", "check", "priors", "sites"),

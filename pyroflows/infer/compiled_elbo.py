@@ -1,5 +1,6 @@
 """An ELBO for any Pyro model and guide whose steps are one graph: traced once, then replayed or compiled."""
 
+import math
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
-from pyro.util import warn_if_nan
+from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -47,6 +48,15 @@ class CompiledTrace_ELBO(Trace_ELBO):
 
     Args:
         num_particles: draws behind each estimate.
+        max_plate_nesting: as in ``Trace_ELBO``, for steps that run as that does; so are all others up to ``compile``,
+            in the same order.
+        max_iarange_nesting: its old name.
+        vectorize_particles: batch the particles in such plain steps, too; traced ones always are.
+        strict_enumeration_warning: has no meaning here, as in ``Trace_ELBO``.
+        ignore_jit_warnings: likewise.
+        jit_options: likewise.
+        retain_graph: keep the graph of the arguments, and that of plain steps, after ``loss_and_grads``.
+        tail_adaptive_beta: has no meaning here.
         compile: compile with inductor, which takes seconds to minutes once; otherwise replay the traced graph.
         strict: raise where the plain ELBO would be used instead.
         mode: as in ``torch.compile``; ``"reduce-overhead"`` uses CUDA graphs on a GPU, compiled or not.
@@ -72,6 +82,14 @@ class CompiledTrace_ELBO(Trace_ELBO):
     def __init__(
         self,
         num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        max_iarange_nesting: float | None = None,
+        vectorize_particles: bool = False,
+        strict_enumeration_warning: bool = True,
+        ignore_jit_warnings: bool = False,
+        jit_options: dict | None = None,
+        retain_graph: bool | None = None,
+        tail_adaptive_beta: float = -1.0,
         *,
         compile: bool = True,
         strict: bool = False,
@@ -81,7 +99,17 @@ class CompiledTrace_ELBO(Trace_ELBO):
         check_counts("CompiledTrace_ELBO", {}, num_particles=num_particles, cache_size=cache_size)
         if mode not in (None, *MODES):
             raise ValueError(f"CompiledTrace_ELBO expected mode to be None or one of {', '.join(MODES)}, got {mode!r}")
-        super().__init__(num_particles=num_particles)
+        super().__init__(
+            num_particles,
+            max_plate_nesting,
+            max_iarange_nesting,
+            vectorize_particles,
+            strict_enumeration_warning,
+            ignore_jit_warnings,
+            jit_options,
+            retain_graph,
+            tail_adaptive_beta,
+        )
         self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
         self._forget()
 
@@ -106,7 +134,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
             step, inputs = self._step(model, guide, args, kwargs)
             if step is None:
                 return super().loss(model, guide, *args, **kwargs)
-            return _checked(self._ready(step, inputs)(*inputs)[0].item())
+            return checked(self._ready(step, inputs)(*inputs)[0].item())
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
         """The estimate of the negative ELBO, in nats; adds its gradients to the parameters' ``grad``."""
@@ -116,11 +144,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
         self._ready(step, inputs)
         if any(t.requires_grad for t in inputs):
             loss = _Replay.apply(step, len(inputs), *inputs, *step.graph.parameters)
-            loss.backward()
+            loss.backward(retain_graph=self.retain_graph)
         else:
             loss, gradients = step.graph(*inputs)
             _accumulate(step.graph.parameters, gradients)
-        return _checked(loss.item())
+        return checked(loss.item())
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> Tensor:
         """The estimate as a scalar tensor, differentiable once by parameters and arguments."""
@@ -261,6 +289,6 @@ def _check_context() -> None:
             raise Untraceable(f"the step runs inside {type(handler).__name__}: apply it to the model and the guide")
 
 
-def _checked(loss: float) -> float:
-    warn_if_nan(loss, "loss")
-    return loss
+def checked(loss: float) -> float:
+    """The loss, announced as Pyro does where it is NaN, and also where it is infinite."""
+    return warn_if_inf(warn_if_nan(loss, "loss"), "loss")

@@ -8,10 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from pyro.infer import SVI
 from pyro.optim import PyroOptim
-from pyro.util import warn_if_nan
 from torch import Tensor
 
-from .compiled_elbo import CompiledTrace_ELBO
+from .compiled_elbo import CompiledTrace_ELBO, checked
 from .flat_state import FlatState
 from .fused import fuse
 from .graph import Graph
@@ -70,12 +69,10 @@ class CompiledSVI(SVI):
         step = self._prepare(args, kwargs)
         if step is None:
             return super().step(*args, **kwargs)
-        value = step().item()
-        warn_if_nan(value, "loss")
-        return value
+        return checked(step().item())
 
     def run(self, steps: int, *args: object, **kwargs: object) -> Tensor:
-        """So many steps with the same arguments; returns their losses, which are not waited for.
+        """So many steps with the same arguments; returns their losses, which are waited for once, at the end.
 
         Faster than as many calls of :meth:`step`: whether the graph still fits is checked once.
         """
@@ -84,7 +81,11 @@ class CompiledSVI(SVI):
             losses = [torch.tensor(super(CompiledSVI, self).step(*args, **kwargs)) for _ in range(steps)]
         else:
             losses = [step() for _ in range(steps)]
-        return torch.stack(losses) if losses else torch.empty(0)
+        losses = torch.stack(losses) if losses else torch.empty(0)
+        bad = int((~losses.isfinite()).sum())
+        if bad and step is not None:  # plain steps have said so themselves
+            warnings.warn(f"the loss was not finite in {bad} of {steps} steps", stacklevel=2)
+        return losses
 
     def _prepare(self, args: tuple, kwargs: dict) -> Callable[[], Tensor] | None:
         """What makes a step until anything changes but values and rates; None where steps have to be plain ones."""

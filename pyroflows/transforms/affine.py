@@ -61,6 +61,8 @@ class LowerTriangular(FlowTransform):
         input_dim: size ``D`` of the vectors.
         context_dim: size of the context, 0 for free parameters.
         rank: columns of ``P``, 0 for none.
+        relative: count the parameters below the diagonal of ``L`` in units of its row's diagonal over ``sqrt(D)``. A
+            step of an optimizer then turns the draws of a narrow density no further than those of a wide one.
         loc: initial location, a number or shape ``(D,)``.
         scale: initial diagonal of ``L``, positive, a number or shape ``(D,)``.
         hidden_dims: widths of the network's hidden layers, used with a context.
@@ -74,12 +76,15 @@ class LowerTriangular(FlowTransform):
         to ``L``, which can be singular.
     """
 
+    relative = False  # of maps pickled before there was a choice
+
     def __init__(
         self,
         input_dim: int,
         context_dim: int = 0,
         *,
         rank: int = 0,
+        relative: bool = False,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
         hidden_dims: Sequence[int] = (64, 64),
@@ -88,7 +93,7 @@ class LowerTriangular(FlowTransform):
         super().__init__(input_dim, context_dim)
         if rank < 0:
             raise ValueError(f"LowerTriangular expected rank >= 0, got {rank}")
-        self.rank = rank
+        self.rank, self.relative = rank, relative
         below = input_dim * (input_dim - 1) // 2
         self.sizes = [input_dim, input_dim, below, input_dim * rank]
         first = _initial(self, loc, scale)
@@ -138,7 +143,11 @@ class LowerTriangular(FlowTransform):
         """The shift, the triangle, the log of its diagonal, and the factor ``P``, in the precision of the frame."""
         shift, log_diag, below, factor = self.params(context).to(self.frame.dtype).split(self.sizes, dim=-1)
         log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
-        tril = pad(torch.cat([log_diag.exp(), below], dim=-1), (0, 1))[..., self.places]
+        diag, root = log_diag.exp(), self.input_dim**0.5
+        first = torch.full_like(diag, root) if self.relative else diag
+        tril = pad(torch.cat([first, below], dim=-1), (0, 1))[..., self.places]
+        if self.relative:
+            tril = tril * (diag / root).unsqueeze(-1)
         return shift, tril, log_diag, torch.unflatten(factor, -1, (self.input_dim, self.rank))
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:

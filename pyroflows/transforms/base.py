@@ -105,14 +105,17 @@ class FlowTransform(TransformModule, ConditionalTransform):
     def condition(self, context: Tensor | None) -> "FlowTransform":
         """Fixes the context: a view over the same parameters whose batch shape is the context's.
 
-        A transform without context returns itself when ``context`` is None.
+        A transform without context returns itself, whatever the context: it may stand beside conditional ones in
+        Pyro's ``ConditionalTransformedDistribution`` and ``ConditionalComposeTransformModule``.
 
         Raises:
             TypeError: if the context is not a floating-point tensor of the dtype of the parameters.
             ValueError: if the context does not fit.
         """
+        if not self.context_dim:
+            return self
         self._check_context(context)
-        return self if context is None else Conditioned(self, context)
+        return Conditioned(self, context)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """The shape that an input of ``shape`` is mapped to: batches broadcast with the context's."""

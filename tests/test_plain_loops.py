@@ -1,0 +1,97 @@
+"""AutoFlow in a plain loop of SVI with one particle, where nothing catches a bad step."""
+
+import math
+from collections.abc import Iterator
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO
+
+
+def rows(size: int = 3) -> None:
+    with pyro.plate("row", size):
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(x, 0.1), obs=torch.full((size,), 4.0))
+
+
+def rates_of_successes() -> None:
+    with pyro.plate("row", 5):
+        share = pyro.sample("share", dist.Beta(2.0, 2.0))
+        pyro.sample("k", dist.Binomial(100, share), obs=torch.tensor([3.0, 20.0, 50.0, 70.0, 98.0]))
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO(), CompiledTrace_ELBO(compile=False)], ids=["pyro", "compiled"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_f1_three_means_with_one_particle(elbo: Trace_ELBO, seed: int) -> None:
+    pyro.set_rng_seed(seed)
+    guide = AutoFlow(rows)
+    svi = SVI(rows, guide, pyro.optim.Adam({"lr": 0.1}), elbo)
+    for _ in range(100):
+        svi.step()
+    x = guide.sample(4000, seed=1)["x"]
+    assert (x.mean(0) - 3.96).abs().max() < 0.3
+    assert x.abs().max() < 6.0
+
+
+@pytest.mark.parametrize("rate", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
+def test_f1_rates_of_successes_keep_their_sds(rate: float) -> None:
+    pyro.set_rng_seed(0)
+    guide = AutoFlow(rates_of_successes)
+    svi = SVI(rates_of_successes, guide, pyro.optim.Adam({"lr": rate}), CompiledTrace_ELBO(compile=False))
+    for _ in range(math.ceil(20 / rate)):
+        svi.step()
+    k = torch.tensor([3.0, 20.0, 50.0, 70.0, 98.0])
+    exact = dist.Beta(2 + k, 102 - k)
+    share = guide.sample(4000, seed=1)["share"]
+    assert ((share.mean(0) - exact.mean) / exact.variance.sqrt()).abs().max() < 2.0
+    assert (share.std(0) / exact.variance.sqrt()).log().abs().max() < 1.2
+
+
+def sometimes_nan() -> None:
+    x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.factor("cut", torch.where(x[0] > 0.1, x[0].detach() * math.nan * x.sum(), -((x - 0.3) ** 2).sum()))
+
+
+def test_f1_a_draw_without_gradient_is_left_out_with_a_warning() -> None:
+    guide = AutoFlow(sometimes_nan, init_loc_fn=lambda site: torch.zeros(2))
+    svi = SVI(sometimes_nan, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    said = pytest.warns(UserWarning, match="AutoFlow leaves 1 of 1 draws out of this step")
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="Encountered NaN: loss"), said:
+        losses = [svi.step() for _ in range(40)]
+    assert any(map(math.isnan, losses))
+    assert all(p.isfinite().all() for p in guide.parameters())
+
+
+@pytest.mark.parametrize("make", [SVI, CompiledSVI])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_f1_a_loss_that_is_not_finite_is_said(make: type, bad: float) -> None:
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.factor("bad", x.sum() * 0 + bad)
+
+    def guide() -> None:
+        pyro.sample("x", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
+
+    svi = make(model, guide, pyro.optim.Adam({"lr": 0.01}), CompiledTrace_ELBO(2, compile=False))
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="Encountered .*: loss"):
+        svi.step()
+
+
+def test_f1_a_run_says_how_many_losses_were_not_finite() -> None:
+    def model() -> None:
+        pyro.factor("bad", -math.inf + pyro.param("loc", torch.zeros(2)).sum())
+
+    svi = CompiledSVI(model, lambda: None, pyro.optim.Adam({"lr": 0.01}), CompiledTrace_ELBO(compile=False))
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="not finite in 3 of 3 steps"):
+        svi.run(3)
