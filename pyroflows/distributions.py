@@ -62,6 +62,26 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         """Vectors of real numbers."""
         return self.transform.codomain
 
+    @property
+    def base_dist(self) -> Distribution:
+        """The base, by the name that it has in torch's ``TransformedDistribution``."""
+        return self.base
+
+    @property
+    def transforms(self) -> list[FlowTransform]:
+        """The transform alone in a list, as code for torch's ``TransformedDistribution`` reads it."""
+        return [self.transform]
+
+    @property
+    def mean(self) -> Tensor:
+        """Not known in closed form, nor that of torch's ``TransformedDistribution``."""
+        raise NotImplementedError("FlowDistribution has no mean in closed form: take draws, or the guide's mean()")
+
+    @property
+    def variance(self) -> Tensor:
+        """Not known in closed form, nor that of torch's ``TransformedDistribution``."""
+        raise NotImplementedError("FlowDistribution has no variance in closed form: take draws, or the guide's sd()")
+
     def condition(self, context: Tensor) -> "FlowDistribution":
         """The distribution for a context of shape ``(..., context_dim)``; its batch broadcasts.
 

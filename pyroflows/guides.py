@@ -8,16 +8,16 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
-from pyro.infer.autoguide.initialization import init_to_median
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution
 
 from .distributions import FlowDistribution
 from .flows import steady
 from .guarded import Guarded
-from .latents import LatentSpace, Unscored, innermost
+from .inits import init_to_prior
+from .latents import LatentSpace, Unscored
 from .numeric import check_counts, seed_of, seeded
 from .soundness import check_model, started
 from .transforms import Affine, Compose, FlowTransform, LowerTriangular
@@ -26,23 +26,6 @@ from .transforms import Affine, Compose, FlowTransform, LowerTriangular
 FULL_RANK_LIMIT = 1000
 # Of the draws behind its moments, so that they are the same in every call.
 SEED = seed_of("moments of a guide")
-
-
-def init_to_origin(site: dict) -> Tensor:
-    """Starts a site at the origin of its unconstrained space; works also where a prior cannot be sampled."""
-    fn = site["fn"]
-    transform = biject_to(fn.support)
-    inner = innermost(fn)  # says what device values are on, if anything does
-    device = next((t.device for t in vars(inner).values() if isinstance(t, Tensor)), None)
-    return transform(torch.zeros(transform.inverse_shape(fn.shape()), device=device))
-
-
-def init_to_prior(site: dict) -> Tensor:
-    """Starts a site at its prior's median, or at the origin where the prior cannot be sampled."""
-    try:
-        return init_to_median(site, fallback=init_to_origin)
-    except NotImplementedError:  # an improper prior of vectors
-        return init_to_origin(site)
 
 
 class AutoFlow(AutoContinuous):

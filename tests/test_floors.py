@@ -17,7 +17,7 @@ FLOORS = (  # a module may import from the floors before its own, a folder also 
     ("transforms",),
     ("stacks", "guarded"),
     ("bases", "flows", "distributions", "latents"),
-    ("soundness",),
+    ("soundness", "inits"),
     ("guides", "check", "priors", "sites"),
     ("encoders", "dequantise", "columns", "simulate", "guide_prior"),
     ("infer",),

@@ -38,3 +38,14 @@ def test_f2_who_conditions_a_wholly_unconditional_flow_is_told() -> None:
         FlowDistribution(transform=flows.realnvp(2, layers=2)).condition(torch.rand(3))
     with pytest.raises(ValueError, match=r"expected a context of shape \(..., 3\), got none"):
         flows.realnvp(2, 3, layers=2).condition(None)
+
+
+def test_f3_what_code_for_transformed_distributions_reads() -> None:
+    flow = flows.realnvp(2, layers=2)
+    torch.nn.init.normal_(next(flow.parameters()))
+    density, value = FlowDistribution(transform=flow), torch.randn(5, 2)
+    same = dist.TransformedDistribution(density.base_dist, density.transforms)
+    torch.testing.assert_close(same.log_prob(value), density.log_prob(value))
+    for name in ("mean", "variance"):
+        with pytest.raises(NotImplementedError, match=f"no {name} in closed form: take draws"):
+            getattr(density, name)
