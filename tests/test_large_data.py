@@ -86,6 +86,8 @@ def test_a_posterior_of_batches_is_read_like_one_of_all_rows(tmp_path: Path) -> 
     for method in ("importance", "resample", "imh"):
         found, expected = (p.refine(method, num_draws=200) for p in (part, whole))
         assert abs(found.draws["mu"].mean() - expected.draws["mu"].mean()) < 0.1
+    chains = part.refine("neutra", num_draws=20, warmup=10, chains=1)
+    assert chains.stats["lp"] == pytest.approx(whole.log_joint(chains.vectors).numpy())
     part.save(tmp_path / "posterior.pt")
     back = Posterior.load(tmp_path / "posterior.pt", normal, FEW, 25, guide=AutoFlow(normal, flows.full_rank))
     assert back.log_weights == pytest.approx(part.log_weights)

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from ..guides import AutoFlow
-from ..infer import LogJoint, TracedDensity, Untraceable, work_of
+from ..infer import AllRows, LogJoint, TracedDensity, Untraceable, work_of
 
 # Compiling takes some 15 to 40 seconds, and makes a gradient about ten times as fast. Replays take half as long as
 # their operations are priced at.
@@ -29,11 +29,16 @@ class Potential:
 
     def __init__(self, guide: AutoFlow, log_joint: LogJoint, calls: int = 0, compile: bool | None = None) -> None:
         self.guide, self.log_joint = guide, log_joint
+        self._joint: Callable[[Tensor], Tensor] = log_joint
         #: How gradients are taken: ``"plain"``, ``"traced"`` or ``"compiled"``.
         self.speed = "plain"
         self._density: Callable[[Tensor], Tensor] = self.log_density
         start = guide.get_posterior().base.sample()
         self._dtype = start.dtype
+        if log_joint.plates is not None:  # one graph of all batches would be endless: that of one is replayed
+            rows = AllRows(log_joint.batch, log_joint.plates, rows=1, traced=True)
+            self._joint = lambda z: rows(z.reshape(-1, z.shape[-1]).to(log_joint.space.start)).reshape(z.shape[:-1])
+            return
         try:
             self._density = traced = TracedDensity(self.log_density, start, rows=1)
         except Untraceable:
@@ -48,7 +53,7 @@ class Potential:
     def log_density(self, x: Tensor) -> Tensor:
         """The log joint at base vectors ``(..., D)`` with what the flow does to volume, ``(...)`` in nats."""
         z, ladj = self.guide.transform.call_and_ladj(x)
-        return self.log_joint(z) + ladj
+        return self._joint(z) + ladj
 
     def __call__(self, state: dict[str, Tensor]) -> Tensor:
         """The potential energy, for Pyro's HMC and NUTS."""
