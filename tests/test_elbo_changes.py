@@ -73,7 +73,7 @@ def by_new_data(y: Tensor) -> None:
 WHY = {
     by_array: "a large array is read, which may change unnoticed at .*: make it a tensor before",
     by_new_data: "a value is read by Python",
-    annealed: "step of a dict changes whenever the function runs",
+    annealed: r"step of a dict \(.*\) changes whenever the function runs",
     by_numpy: r"a value is read by Python \(numpy\) at .*test_elbo_changes.py",
     by_list: r"a value is read by Python \(tensor\)",
     by_sum: "a value is read by Python",
@@ -338,3 +338,36 @@ def test_a_gradient_within_the_model() -> None:
         normal(slope)
 
     assert_equal_to_plain(model, AutoDelta(lambda x: normal(x)), torch.ones(3))
+
+
+COUNTS = [0.0]
+
+
+def counted(y: Tensor) -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x, 1.0 + COUNTS[0]), obs=y)
+
+
+def asserting(y: Tensor) -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    assert x < 100
+    pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def count_and_step(svi: SVI) -> None:
+    for _ in range(12):
+        svi.step(torch.tensor(1.0))
+        COUNTS[0] += 1
+
+
+def test_f5_what_changes_is_named() -> None:
+    svi = SVI(counted, AutoNormal(counted), pyro.optim.Adam({"lr": 0.01}), CompiledTrace_ELBO(compile=False))
+    with pytest.warns(UserWarning, match=r"0 of a list \(COUNTS of the globals\) changes from step to step"):
+        count_and_step(svi)
+
+
+def test_f5_an_assert_on_values_is_named_with_its_line() -> None:
+    elbo = CompiledTrace_ELBO(2, compile=False)
+    svi = SVI(asserting, AutoNormal(asserting), pyro.optim.Adam({"lr": 0.01}), elbo)
+    with pytest.warns(UserWarning, match=r"\(a branch or assert\) at .*test_elbo_changes.py:\d+: replace"):
+        svi.step(torch.tensor(1.0))

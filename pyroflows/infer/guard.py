@@ -172,6 +172,8 @@ def _mutated(func: Any, args: tuple, kwargs: dict) -> Iterator[tuple[str, Tensor
 def reason(error: Exception) -> str:
     """The first line of an error, and the user's line."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "data-dependent control flow" in first:  # as vmap says it, and asks for an issue at torch's
+        return _READ.format("a branch or assert", where(error))
     return f"{first}{where(error)}"
 
 

@@ -100,14 +100,21 @@ class Watch:
         """What has changed, or None."""
         if self._same():
             return None
-        what = next((what for place in self._places if (what := place.changed(self._read))), None)
+        found = ((place, what) for place in self._places if (what := place.changed(self._read)))
+        place, what = next(found, (None, None))
         self._keep()
-        return what
+        return what if what is None else what + self._home(place)
+
+    def _home(self, place: Place) -> str:
+        """Where a container that has no name of its own is held."""
+        named = (f" ({key} of {p.owner})" for p in self._places for key, value in _items(p) if value is place.place)
+        return next(named, "") if place.owner.startswith("a ") else ""
 
     def rewritten(self, read: Iterable[Tensor] = ()) -> str | None:
         """What is another one now: a number, a string, one of these tensors, a state of random numbers; or None."""
         ids = {id(tensor) for tensor in read}
-        return next((what for place in (*self._places, *self._drawn) if (what := place.rewritten(ids))), None)
+        places = (*self._places, *self._drawn)
+        return next((what + self._home(place) for place in places if (what := place.rewritten(ids))), None)
 
     def _grown(self) -> dict[int, object]:
         """Lists and dicts that have changed their length, and those that had before."""
@@ -252,6 +259,10 @@ class Watch:
         methods = {key for key, value in place.items() if isinstance(value, FunctionType | staticmethod | classmethod)}
         called = {key for key in methods - ASIDE if every or key.startswith("__")}
         return {key for key in self._attributes(place) if not key.startswith("__")} | called
+
+
+def _items(place: Place) -> Iterable[tuple[Any, object]]:
+    return zip(place.keys, place.values, strict=True)
 
 
 def _is_ours(kind: type) -> bool:
