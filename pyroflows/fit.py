@@ -109,9 +109,10 @@ def fit(
         noncentered: whether sites whose prior has a scale that other latents set are fitted relative to it, see
             :class:`~pyroflows.noncentered.NonCentered`; None tries both ways through the first two stages and takes the
             one with the higher ELBO. Draws and densities are of the sites as they are either way.
-        modes: search the posterior for modes. Where there are several, the base takes the place of the first two
-            stages: a mixture with a component at up to so many, or, where the ELBO is higher, a product of mixtures
-            along the directions in which modes differ, which has all their combinations.
+        modes: search the posterior for so many modes before the fit. Where there are several, the base takes the place
+            of the first two stages: a mixture with a component at up to so many, or, where the ELBO is higher, a
+            product of mixtures along the directions in which modes differ, which has all their combinations. After the
+            fit it is searched in any case, and fitted once more as with ``modes=8`` if the flow missed some.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
         full_rank: the second stage, likewise.
         objective: what the flow is trained for, see :mod:`pyroflows.infer.objectives`; None is the reverse KL. With

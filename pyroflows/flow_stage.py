@@ -70,6 +70,8 @@ def note_missed(guide: AutoFlow, density: Density, around: Gaussian, history: Hi
     level, posterior = fmean(history.window(LOOK) or [math.nan]), guide.get_posterior()
     missed = missed_modes(posterior, density, around, level)
     history.missed = shares(posterior, missed, level)
+    if not missed:
+        return []
     with torch.no_grad():
         own = Gaussian.of(posterior.sample((VALUES,)).to(around.loc))
-    return [own, *(gaussian for _, gaussian in missed)] if missed else []
+    return [own, *(gaussian for _, gaussian in missed)]

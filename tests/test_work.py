@@ -42,7 +42,7 @@ def fitted() -> Posterior:
     )
 
 
-def test_a16_searches_do_not_look_at_the_clock(clock: list[float]) -> None:
+def test_a4_a16_searches_do_not_look_at_the_clock(clock: list[float]) -> None:
     start, found = Gaussian(torch.zeros(2).double(), torch.eye(2).double()), []
     for rate in (0.01, 1000.0):
         clock[0] = rate

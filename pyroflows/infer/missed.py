@@ -13,9 +13,9 @@ from .work import Counted
 BLIND = 3.0
 # A Gaussian on a path that leads far away from it stands at no mode: it counts only if it holds about a quarter.
 QUARTER = 1.1
-# Draws of a Gaussian, and of the flow. Most starts that are draws of the flow with numbers swapped or turned, and most
-# numbers in all of them.
-DRAWS, RELATIVES, NUMBERS = 64, 48, 5000
+# Draws of a Gaussian, and of the flow. Most starts that are draws of the flow with numbers swapped or turned, which
+# with the others make 64, and most numbers in all of them.
+DRAWS, RELATIVES, NUMBERS = 64, 30, 5000
 # Most numbers of a mode that are shown, and draws of the flow that say which.
 SHOWN, SPREAD = 6, 256
 
@@ -26,7 +26,7 @@ def missed_modes(
     start: Gaussian,
     level: float,
     *,
-    paths: int = 16,
+    paths: int = 32,
     work: float = 1.0,
 ) -> list[Mode]:
     """Modes that hold mass of which a flow has no idea, best first.
@@ -61,7 +61,9 @@ def missed_modes(
         density = Counted.of(log_density, start.loc)
         end = density.done + work
         ends = _ends(posterior, density, start, paths, end)
-        unseen = [path for path in ends if _weights(posterior, density, path.points[-1:])[0] > level + BLIND]
+        points = torch.stack([path.points[-1] for path in ends] or [start.loc])
+        blind = _weights(posterior, density, points) > level + BLIND
+        unseen = [path for path, is_blind in zip(ends, blind.tolist(), strict=False) if is_blind]
         found = refine_ends(density, unseen, [], end)
         return [mode for mode in found if _is_missed(posterior, density, mode, unseen, level)]
     except torch.linalg.LinAlgError:  # a matrix far out, which must not take the fit with it
