@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ..distributions import FlowDistribution
 from .gaussian import Gaussian, LogDensity, values
-from .lbfgs import Path, climb
-from .modes import APART, FAINT, Mode, crossed, is_apart, refine_ends
+from .lbfgs import Path
+from .modes import APART, FAINT, Mode, crossed, is_apart, paths_up, refine_ends
 from .work import Counted
 
 # A place is one that the flow missed where it has less than exp(-3) of what it should have.
@@ -75,9 +75,8 @@ def _ends(posterior: FlowDistribution, density: Counted, start: Gaussian, paths:
     draws = posterior.sample((DRAWS,)).to(start.loc)
     best = draws[values(density, draws).argmax()]
     starts = torch.cat([start.loc + 2 * (start.sample(paths) - start.loc), _relatives(best)])
-    starts = starts[values(density, starts).isfinite()]
     work = end - density.done
-    ends = climb(density, starts, work=work / 2) if len(starts) else []
+    ends = paths_up(density, starts, start, work)
     return ends + (crossed(density, ends, end - work / 4) if len(ends) > 1 else [])
 
 

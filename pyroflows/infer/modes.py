@@ -10,12 +10,14 @@ from .batch_and_match import batch_and_match
 from .gaussian import Gaussian, LogDensity, elbo, values
 from .lbfgs import GAIN, Path, climb
 from .pathfinder import candidates
-from .work import Counted
+from .work import ROWS, Counted
 
 # Means closer than this many nats down from a Gaussian's top, about four standard deviations, are of one mode.
 APART = 8.0
 # A mode of less than exp(-5), or 0.7 %, of the mass does not count.
 FAINT = 5.0
+# How much wider the draws are at which later paths begin.
+WIDE = 3
 # Updates of a Gaussian that stands at a mode already.
 MATCHES = 60
 # Times that modes are crossed, of which the first lead to a better place to cross from, and most modes and latents.
@@ -60,11 +62,28 @@ def find_modes(
     log_density = Counted.of(log_density, start.loc)
     end = log_density.done + work
     starts = start.loc + 2 * (start.sample(paths) - start.loc)
-    starts = starts[values(log_density, starts).isfinite()]
-    ends = climb(log_density, starts, work=work / 2) if len(starts) else []
+    ends = paths_up(log_density, starts, start, work)
     ends += crossed(log_density, ends, end - work / 4) if len(ends) > 1 else []
     found = [refined(log_density, gaussian, end) for gaussian in known]
     return refine_ends(log_density, ends, found, end)
+
+
+def paths_up(log_density: Counted, starts: Tensor, start: Gaussian, work: float) -> list[Path]:
+    """Paths from ``(K, D)``, and, where these are cheap, from more and wider draws of a Gaussian.
+
+    Args:
+        log_density: maps ``(B, D)`` to ``(B,)``.
+        starts: where the first paths begin.
+        start: where others do.
+        work: of the whole search; half of it is for the first paths, and others begin before an eighth is done.
+    """
+    ends, end = [], log_density.done + work / 8
+    while True:
+        starts = starts[values(log_density, starts).isfinite()]
+        ends += climb(log_density, starts, work=work / 2) if len(starts) else []
+        if not ends or log_density.done > end:
+            return ends
+        starts = start.loc + WIDE * (start.sample(ROWS) - start.loc)
 
 
 def refine_ends(log_density: Counted, ends: list[Path], found: list[Mode], end: float) -> list[Mode]:
