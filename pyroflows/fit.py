@@ -25,7 +25,7 @@ from .checks import (
 )
 from .diagnostics import CLOSE
 from .faults import faults
-from .flow_stage import balance_base, fit_flow, note_missed
+from .flow_stage import balance_base, fit_flow, goal_of, note_missed
 from .flows import with_tails
 from .guides import FULL_RANK_LIMIT, AutoFlow, init_to_prior
 from .infer import (
@@ -34,7 +34,6 @@ from .infer import (
     History,
     LogJoint,
     Objective,
-    ReverseKL,
     SpeedUp,
     Trainer,
     ascend,
@@ -203,7 +202,7 @@ def _fitted(
     known: Sequence[Gaussian] = (),
 ) -> tuple[Posterior, list[Gaussian]]:
     """One fit, and Gaussians at modes for another one if this one missed some and the next could have them."""
-    goal = _goal(objective, steps)
+    goal = goal_of(objective, steps)
     fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
     own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
     if guide is not None:
@@ -275,13 +274,6 @@ def _judged(posterior: Posterior, around: Gaussian) -> Posterior:
         if found or posterior.diagnostics.grade == "do not trust":
             warnings.warn(f"fit: {posterior.diagnostics.verdict}{found}", stacklevel=3)
     return posterior
-
-
-def _goal(objective: Objective | None, steps: int) -> Objective:
-    """The objective, the reverse KL by default."""
-    if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
-        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
-    return objective or ReverseKL()
 
 
 def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:

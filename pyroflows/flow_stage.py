@@ -14,6 +14,7 @@ from .infer import (
     Gaussian,
     History,
     Objective,
+    ReverseKL,
     SpeedUp,
     Trainer,
     balance,
@@ -25,6 +26,13 @@ from .stages import Density
 
 # Steps between two looks at whether the fit is done, and draws whose moments are those of a mode that is known.
 LOOK, VALUES = 100, 4000
+
+
+def goal_of(objective: Objective | None, steps: int) -> Objective:
+    """The objective, the reverse KL by default."""
+    if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
+        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
+    return objective or ReverseKL()
 
 
 def fit_flow(

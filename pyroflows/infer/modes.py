@@ -16,8 +16,8 @@ from .work import ROWS, Counted
 APART = 8.0
 # A mode of less than exp(-5), or 0.7 %, of the mass does not count.
 FAINT = 5.0
-# How much wider the draws are at which later paths begin.
-WIDE = 3
+# More paths begin while they have taken less work than this, at draws that are so much wider.
+CHEAP, WIDE = 0.125, 3
 # Updates of a Gaussian that stands at a mode already.
 MATCHES = 60
 # Times that modes are crossed, of which the first lead to a better place to cross from, and most modes and latents.
@@ -75,9 +75,9 @@ def paths_up(log_density: Counted, starts: Tensor, start: Gaussian, work: float)
         log_density: maps ``(B, D)`` to ``(B,)``.
         starts: where the first paths begin.
         start: where others do.
-        work: of the whole search; half of it is for the first paths, and others begin before an eighth is done.
+        work: of the whole search, of which half is for the first paths.
     """
-    ends, end = [], log_density.done + work / 8
+    ends, end = [], log_density.done + min(work / 8, CHEAP)
     while True:
         starts = starts[values(log_density, starts).isfinite()]
         ends += climb(log_density, starts, work=work / 2) if len(starts) else []
