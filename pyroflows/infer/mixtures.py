@@ -8,7 +8,7 @@ from ..distributions import FlowDistribution
 from .gaussian import Gaussian, LogDensity, values
 
 # Components on an axis, draws that compare bases, and steps of the fit to a scan.
-ON_AXIS, DRAWS, ROUNDS = 8, 512, 100
+ON_AXIS, DRAWS, ROUNDS = 8, 4096, 100
 # Directions count as separate whose cosine, where the first mode is round, is below this.
 ASIDE = 0.2
 # A scan goes so many standard deviations beyond the outermost modes, in steps of so many, and has so many points.
