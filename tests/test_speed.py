@@ -12,6 +12,8 @@ from torch.testing import assert_close
 import pyroflows
 from pyroflows.infer import SpeedUp, Trainer, Untraceable, speed
 
+pytestmark = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # fits of few steps
+
 
 def regression(x: Tensor, y: Tensor) -> None:
     slope = pyro.sample("slope", dist.Normal(0.0, 3.0))
