@@ -58,7 +58,8 @@ def reference(density: LogJoint) -> tuple[Gaussian, Tensor, Tensor]:
 
     for _ in range(50):
         hessian = torch.func.hessian(total)(z)
-        step = torch.linalg.solve(-hessian, torch.func.grad(total)(z))
+        curvature, axes = torch.linalg.eigh(hessian)
+        step = axes @ (axes.mT @ torch.func.grad(total)(z) / curvature.abs())
         z = z + step / max(1.0, float(step.abs().max()))
     around = Gaussian(z, torch.linalg.cholesky(torch.linalg.inv(-hessian)))
     draws = around.sample(DRAWS)

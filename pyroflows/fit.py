@@ -232,11 +232,11 @@ def _fitted(
             place = start_guide(own, places, density.space, goal, modes, known, stages, bar)
             choose_precision(own, precision)
         elif place.whole is not None:
-            place = place.at(gaussian_of(own))
+            place = place.at(gaussian_of(own, density.space.start))
         weights = partial(_weights, own, place.density, num_particles, goal)
         if not fresh_start and isinstance(own.core[-1], LowerTriangular):
             history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))
-            place = place.at(gaussian_of(own)) if place.whole is not None else place
+            place = place.at(gaussian_of(own, density.space.start)) if place.whole is not None else place
         trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
         # While the model itself learns, a posterior that fits it is not the end.
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)

@@ -181,9 +181,9 @@ def gaussian_at(space: LatentSpace, scale: float | Tensor) -> Gaussian:
 
 
 @torch.no_grad()
-def gaussian_of(guide: AutoFlow) -> Gaussian:
-    """The Gaussian with the moments of a guide's draws, in the coordinates of its core."""
-    z = guide.core_posterior().sample((max(1000, 4 * guide.space.size),)).to(guide.space.start)
+def gaussian_of(guide: AutoFlow, like: Tensor) -> Gaussian:
+    """The Gaussian with the moments of a guide's draws, in the coordinates of its core and the dtype of a tensor."""
+    z = guide.core_posterior().sample((max(1000, 4 * guide.space.size),)).to(like)
     return Gaussian.from_root(z.mean(0), torch.linalg.qr((z - z.mean(0)) / len(z) ** 0.5, mode="r").R.mT)
 
 

@@ -55,7 +55,7 @@ class Anchored:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Maps ``(B, D)`` to ``(B,)``, for one choice of rows; differentiable."""
-        return self._orders @ self._parts(z)
+        return self._orders @ self._parts(z.to(self._points))  # a guide may draw in single precision
 
     def _parts(self, z: Tensor) -> Tensor:
         """The batch, and what the first and the second order add to it: ``(3, B)``."""
