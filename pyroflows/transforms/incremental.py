@@ -21,6 +21,10 @@ from ..numeric import is_traced
 
 Tensors = Sequence[Tensor]
 BLOCK = 16
+REMEDY = (
+    "take the flow's cheap direction (fast='forward' of iaf, 'inverse' of maf), or a flow that is cheap both ways, as "
+    "flows.realnvp or flows.nsf"
+)
 
 
 def invert(net: MaskedMLP, bijector: Bijector, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -79,7 +83,35 @@ class _Invert(torch.autograd.Function):
         through_ladj = pull((torch.zeros_like(y), grad_ladj))[0]
         weights, offsets = tensors[1 : 1 + ctx.depth], (tensors[0], *tensors[1 + ctx.depth :])
         grad_y = _backward_walk(ctx.net, ctx.bijector, x, grad_x - through_ladj, weights, offsets)
-        return None, None, None, grad_y, *pull((-grad_y, -grad_ladj))[1:]
+        grads = grad_y, *pull((-grad_y, -grad_ladj))[1:]
+        final = torch.is_grad_enabled() and x.shape[-1] > 1  # one dimension has no walk, and all derivatives
+        return None, None, None, *(_Last.apply(*grads) if final else grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple:
+        raise NotImplementedError(f"an incremental inverse has no forward-mode derivative: {REMEDY}")
+
+
+class _Last(torch.autograd.Function):
+    """The same gradients, which say that they have none of their own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        raise NotImplementedError(f"an incremental inverse has no second derivative: {REMEDY}")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple:
+        raise NotImplementedError(f"an incremental inverse has no second derivative: {REMEDY}")
 
 
 def _parallel(
