@@ -26,12 +26,13 @@ from pyroflows.transforms import Autoregressive, Compose, Permute
 NOISE, HIDDEN = 0.05, (128, 128)
 
 
-def ours() -> nn.Module:
-    """The document's flow; a Compose applies its first part first."""
+def ours(identity: bool = False) -> nn.Module:
+    """The document's flow; a Compose applies its first part first. TFP and zuko do not start at the identity."""
     parts: list = []
     for _ in range(3):
         parts.append(Permute(2, "reversed"))
-        parts.append(Autoregressive(2, Affine(), hidden_dims=HIDDEN, activation=nn.ReLU, fast="inverse"))
+        options = {"hidden_dims": HIDDEN, "activation": nn.ReLU, "fast": "inverse"}
+        parts.append(Autoregressive(2, Affine(), **options, identity=identity))
     return Compose(parts)
 
 
@@ -42,6 +43,7 @@ def mirrored() -> nn.Module:
 
 LIBRARIES: dict[str, Callable[[], nn.Module]] = {
     "pyroflows": ours,
+    "from the identity": lambda: ours(identity=True),
     "mirrored": mirrored,
     "zuko": lambda: zuko.flows.MAF(2, transforms=3, hidden_features=HIDDEN),
 }

@@ -99,7 +99,9 @@ def test_affine_after_leaky_relu_reaches_the_entropy_of_a_normal() -> None:
 
 
 def three_mafs(input_dim: int) -> Compose:
-    layer = partial(Autoregressive, input_dim, AffineBijector(), hidden_dims=(128, 128), activation=nn.ReLU)
+    layer = partial(
+        Autoregressive, input_dim, AffineBijector(), hidden_dims=(128, 128), activation=nn.ReLU, identity=False
+    )
     # TFP's Chain applies its last bijector first: [MAF, Permute] * 3 there is [Permute, MAF] * 3 here.
     return Compose([part for _ in range(3) for part in (Permute(input_dim, "reversed"), layer(fast="inverse"))])
 
@@ -132,3 +134,11 @@ def test_e1_the_moons_flow_is_in_the_order_of_tfp() -> None:
     for part in reversed(chain):  # as TFP applies it
         x = part(x)
     assert_close(x, flow(torch.tensor([[1.0, 2.0]])))
+
+
+def test_e1_an_autoregressive_layer_need_not_start_at_the_identity() -> None:
+    x = torch.randn(5, 2)
+    assert_close(Autoregressive(2, AffineBijector())(x), x)
+    layer = Autoregressive(2, AffineBijector(), identity=False)
+    assert not torch.allclose(layer(x), x, atol=1e-3)
+    assert_close(layer.inv(layer(x).clone()), x)

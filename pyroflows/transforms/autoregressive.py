@@ -29,6 +29,8 @@ class Autoregressive(FlowTransform):
         hidden_dims: widths of the network's hidden layers, at least one.
         activation: makes the network's non-linearity, which must act elementwise.
         gain: what the network's outputs are multiplied by; less than 1 makes training steadier and slower.
+        identity: start at the identity, the network's last layer at zero. Without, at random, as TFP and zuko do; that
+            can train better by large steps.
 
     Raises:
         ValueError: if ``fast`` or ``order`` is not one of these.
@@ -58,6 +60,7 @@ class Autoregressive(FlowTransform):
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
         gain: float = 1.0,
+        identity: bool = True,
     ) -> None:
         super().__init__(input_dim, context_dim)
         if fast not in ("forward", "inverse"):
@@ -67,6 +70,8 @@ class Autoregressive(FlowTransform):
         self.register_buffer("order", order)
         self.register_buffer("order_back", order.argsort())
         self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, gain)
+        if not identity:
+            self.net.layers[-1].reset_parameters()
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = reorder(z, self.order, self.order_back)
