@@ -180,9 +180,7 @@ WAYS = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
-)  # torch's forward mode uses it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by torch itself
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("recipe", [iaf, maf])
 def test_f4_derivatives_that_are_not_there_say_what_has_them(recipe: Callable, way: str) -> None:
