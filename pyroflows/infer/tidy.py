@@ -237,7 +237,7 @@ def _new_zeros(like: Tensor, size: list[int], *, dtype: torch.dtype | None = Non
 
 def _copy(like: Tensor, value: Tensor, non_blocking: bool = False) -> Tensor:
     """What a copy leaves in memory of its own; vmap has no rule for ``aten::copy``."""
-    return value.to(like.dtype).expand(like.shape).contiguous() if like.is_contiguous() else NotImplemented
+    return value.to(like.dtype).expand(like.shape).contiguous()
 
 
 PLAIN = {
