@@ -157,7 +157,12 @@ def iaf(
 
 
 def steady(input_dim: int, context_dim: int = 0) -> Compose:
-    """:func:`iaf` with small, bounded networks and small steps: the default of ``AutoFlow``, for plain loops of SVI."""
+    """:func:`iaf` with small, bounded networks and small steps: the default of ``AutoFlow``, for plain loops of SVI.
+
+    One dimension has bends and tails: the loc and scale of the guide's own affine map, and no others.
+    """
+    if input_dim == 1:
+        return Compose([Elementwise(1, bijector, context_dim) for bijector in (Bend(-1.0), Bend(1.0), Tails())])
     return iaf(input_dim, context_dim, layers=2, hidden_dims=(32, 32), activation=nn.Tanh, gain=0.1)
 
 

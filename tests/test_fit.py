@@ -221,7 +221,7 @@ def test_global_state_is_left_alone() -> None:
 def test_an_unsound_model_is_refused() -> None:
     with pytest.raises(ValueError, match="expected continuous latents, got the discrete site 'k'"):
         fit(lambda: pyro.sample("k", dist.Poisson(1.0)), progress=False)
-    with pytest.raises(ValueError, match="expected a model with latent sites"):
+    with pytest.raises(RuntimeError, match="expected a model with latent sites"):
         fit(lambda: None, progress=False)
 
 

@@ -167,7 +167,7 @@ class ForwardKL:
         with torch.no_grad():
             values = log_weights(posterior, density, num_particles, path=False)
         rows = torch.randint(len(self.samples), (num_particles,), device=self.samples.device)
-        log_q = posterior.log_prob(self.samples[rows].to(values))
+        log_q = posterior.log_prob(self.samples[rows].to(posterior.sample()))
         return values + (log_q - log_q.detach())
 
 

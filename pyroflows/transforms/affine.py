@@ -168,6 +168,9 @@ class LowerTriangular(FlowTransform):
         value = self.center + _times(self.frame, _times(tril, u) + shift)
         return value, ladj.expand(value.shape[:-1])
 
+    def _takes(self, inverse: bool) -> torch.dtype:
+        return self.frame.dtype
+
     def _map_and_score(self, x: Tensor, context: Tensor | None, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.rank or self.context_dim:
             return super()._map_and_score(x, context, score)

@@ -163,6 +163,8 @@ class FlowTransform(TransformModule, ConditionalTransform):
 
     def _takes(self, inverse: bool) -> torch.dtype | str | None:
         """The dtype of what is mapped one way: that of the parameters, None without any, "any" where it converts."""
+        if torch.compiler.is_compiling():  # and cannot look for parameters where there are none
+            return None
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
 
     def _check_batches(self, z: Tensor, context: Tensor | None) -> None:

@@ -40,7 +40,8 @@ def invert(net: MaskedMLP, bijector: Bijector, y: Tensor, context: Tensor | None
         first = first.expand(*batch, -1).reshape(batch.numel(), first.shape[-1])
     y = y.expand(*batch, -1).reshape(batch.numel(), y.shape[-1])
     tensors = y, first, *weights, *offsets[1:]
-    solve = _Invert.apply if _needs_graph(tensors) else _Invert.forward
+    kind = _Invert if torch.compiler.is_compiling() else _Explained
+    solve = kind.apply if _needs_graph(tensors) else kind.forward
     x, ladj = solve(net, bijector, len(weights), *tensors)
     return x.reshape(*batch, y.shape[-1]), ladj.reshape(batch)
 
@@ -84,8 +85,13 @@ class _Invert(torch.autograd.Function):
         weights, offsets = tensors[1 : 1 + ctx.depth], (tensors[0], *tensors[1 + ctx.depth :])
         grad_y = _backward_walk(ctx.net, ctx.bijector, x, grad_x - through_ladj, weights, offsets)
         grads = grad_y, *pull((-grad_y, -grad_ladj))[1:]
-        final = torch.is_grad_enabled() and x.shape[-1] > 1  # one dimension has no walk, and all derivatives
+        # One dimension has no walk, and all derivatives.
+        final = torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.shape[-1] > 1
         return None, None, None, *(_Last.apply(*grads) if final else grads)
+
+
+class _Explained(_Invert):
+    """The same, which says that it has no derivative in forward mode; a compiler takes none that has a ``jvp``."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple:
