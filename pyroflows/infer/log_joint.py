@@ -114,6 +114,11 @@ class LogJoint:
         """The vectors of shape ``(..., D)`` for values by name."""
         return self.space.unconstrain(values)[0]
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether rows were found to run one by one only, as the model cannot be vmapped."""
+        return self._one_by_one
+
     def typed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Values by name in the dtypes that the model runs in, whatever a guide draws: the one door for dtypes."""
         own = {site.name: self.dtype or site.dtype for site in self.space.sites}

@@ -20,7 +20,8 @@ def look_again(
 ) -> Diagnostics:
     """What weights are worth after a look at more draws of the guide; as it was where that does not matter.
 
-    It does where draws are good or usable by their weights only, and there were fewer of them.
+    It does where draws are good or usable by their weights only, and there were fewer of them. A model that runs one by
+    one is looked at with as many as before, since more would take longer than the fit.
 
     Args:
         found: what the weights themselves say.
@@ -31,7 +32,7 @@ def look_again(
     if found.close or found.grade == "do not trust" or found.draws >= MANY:
         return found
     with seeded(seed_of("the second look at a posterior"), guide.device):
-        z, log_w = propose(guide, log_joint, MANY)
+        z, log_w = propose(guide, log_joint, found.draws if log_joint.one_by_one else MANY)
     scalars = open_scalars(log_joint.space, values(z)) if found.heavy else {}
     scalars = {label: scalars[label] for label in found.heavy if label in scalars}
     return found.after(Diagnostics.of(log_w, weighted=found.weighted, scalars=scalars)[0])
