@@ -52,7 +52,7 @@ def test_uniform_numbers_have_their_probability() -> None:
     assert_close(bits_per_dim(logistic.log_prob(y) + ladj, 3), torch.full((50,), 4.0).double())
 
 
-@pytest.mark.parametrize("noise", [None, wide])
+@pytest.mark.parametrize("noise", [None, pytest.param(wide, marks=pytest.mark.slow)])
 def test_probabilities_add_up_to_one(noise: Callable | None) -> None:
     dequantise = Dequantiser(2, noise and noise()).double()
     flow = moved(FlowPrior(3, partial(flows.realnvp, layers=2)), by=0.1).double()

@@ -203,6 +203,7 @@ def test_fit_with_modes(precision: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # 300 steps are few
+@pytest.mark.slow
 def test_fit_with_modes_where_there_is_one() -> None:
     posterior = quick(one, modes=4)
     assert posterior.guide.base is None
@@ -218,6 +219,7 @@ def test_masses_move_in_a_traced_fit() -> None:
     assert posterior.diagnostics.log_evidence == pytest.approx(10.293480 - math.log(2 * math.pi) / 2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_annealing_covers_two_modes() -> None:
     def near() -> None:
         x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))

@@ -164,6 +164,7 @@ def test_fit_covers_modes_that_multiply_by_itself() -> None:
     assert ((draws > 0).float().mean(0) - RIGHT).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_fit_with_modes_covers_modes_that_multiply() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

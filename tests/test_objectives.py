@@ -124,6 +124,7 @@ def test_gradient_with_many_particles(objective: Objective, exact: Callable, dim
     assert_mean(estimates(objective, q, 100_000, 20), gradient(exact(q), q))
 
 
+@pytest.mark.slow
 def test_bias_of_the_forward_kl_falls_with_the_particles() -> None:
     q = guide(1)
     exact = gradient(cover(q), q)

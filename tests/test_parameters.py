@@ -115,6 +115,7 @@ def test_a7_a_later_fit_changes_nothing(name: str, forget: bool) -> None:
     assert_close(kept.log_joint(z), scores)
 
 
+@pytest.mark.slow
 def test_a7_a_fit_of_other_data() -> None:
     pyro.clear_param_store()
 

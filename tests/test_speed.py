@@ -56,6 +56,7 @@ def test_short_fits_stay_plain() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fit. .*a step, which training cannot see")  # where it branches
+@pytest.mark.slow
 def test_what_cannot_be_traced_stays_plain_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "TRACE_FROM", 0.0)
     with pytest.warns(UserWarning, match="one by one"):

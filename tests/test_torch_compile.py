@@ -78,6 +78,7 @@ def test_gradients_of_bijectors(name: str, inverse: bool) -> None:
     assert_bijector(name, inverse)
 
 
+@pytest.mark.slow
 def test_gradients_of_reordered_dimensions() -> None:
     torch.manual_seed(0)
     flow = flows.maf(4, layers=2, hidden_dims=[8])
