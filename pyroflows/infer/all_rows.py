@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.utils import _pytree as pytree
 from .graph import Graph, capture
 from .guard import Untraceable
 from .plates import Choice, Plates
+from .traced import Scored
 
 Batch = Callable[[Tensor, Choice], Tensor]
 # Numbers that one run of a batch handles, about: vectors times rows. More do not fit the fast memory of a processor.
@@ -60,7 +60,8 @@ class AllRows:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Maps ``(B, D)`` to ``(B,)``; differentiable once."""
-        return _Sum.apply(z, self)
+        moves = z.requires_grad and torch.is_grad_enabled()
+        return Scored.apply(z, self) if moves else self.values(z)
 
     def values(self, z: Tensor) -> Tensor:
         """The values ``(B,)`` at vectors ``(B, D)``."""
@@ -115,20 +116,3 @@ class AllRows:
                 graph = None
             self._graphs[grad] = graph
         return self._graphs[grad]
-
-
-class _Sum(torch.autograd.Function):
-    """Value forward, with the gradient if it is wanted; backward this gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, density: AllRows) -> Tensor:
-        if not ctx.needs_input_grad[0]:
-            return density.values(z)
-        values, score = density.value_and_score(z)
-        ctx.save_for_backward(score)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (score,) = ctx.saved_tensors
-        return grad.unsqueeze(-1) * score, None

@@ -47,7 +47,7 @@ class TracedDensity:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Maps ``(..., D)`` to ``(...)``; differentiable once."""
-        return _Replay.apply(z, self)
+        return Scored.apply(z, self)
 
     def value_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The values ``(...)`` and the gradients ``(..., D)`` at ``z`` of shape ``(..., D)``."""
@@ -67,16 +67,18 @@ def _replay(graph: Graph, z: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     return values[:count], score[:count]
 
 
-class _Replay(torch.autograd.Function):
+class Scored(torch.autograd.Function):
     """Value forward; backward the gradient that came with it."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, density: TracedDensity) -> Tensor:
+    def forward(ctx: Any, z: Tensor, density: Any) -> Tensor:
+        """The values of a density that has a ``value_and_score``."""
         values, score = density.value_and_score(z)
         ctx.save_for_backward(score)
         return values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The gradient that was kept."""
         (score,) = ctx.saved_tensors
         return grad.unsqueeze(-1) * score, None
