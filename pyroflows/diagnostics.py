@@ -38,8 +38,8 @@ class Diagnostics:
         elbo: mean of ``log p/q``, a lower bound of the log evidence, in nats.
         elbo_error: its standard error.
         log_evidence: importance sampling estimate of the log evidence, in nats, from the weights as they are.
-        log_evidence_error: its standard error, see :func:`~pyroflows.psis.mean_error`. Above the limit of k-hat it is
-            a lower bound.
+        log_evidence_error: its standard error, see :func:`~pyroflows.psis.mean_error`. Above the limit of k-hat, or
+            where modes are missed, it is a lower bound, and printed as "at least".
         draws: number of draws.
         minibatch: the weights are from one random part of the data, and so is all of the above.
         weighted: the draws come with their weights, or were resampled by them.
@@ -160,11 +160,17 @@ class Diagnostics:
             f"{max(self.heavy.values()):.2f}): report quantiles."
         )
 
+    @property
+    def _is_bound(self) -> bool:
+        """Whether the evidence may be off by any number of its errors: the draws do not show what they leave out."""
+        return bool(self.missed) or not (self.khat < KHAT_LIMIT or self.log_weight_sd < EXACT)
+
     def __str__(self) -> str:
+        bound = "at least " if self._is_bound else ""
         return (
             f"{self.verdict}\n"
             f"ELBO {self.elbo:.3f} +- {self.elbo_error:.3f}, "
-            f"log evidence (IS) {self.log_evidence:.3f} +- {self.log_evidence_error:.3f}, "
+            f"log evidence (IS) {self.log_evidence:.3f} +- {bound}{self.log_evidence_error:.3f}, "
             f"sd(log w) {self.log_weight_sd:.3f}, ESS {self.efficiency:.0%} of {self.draws} draws"
         )
 

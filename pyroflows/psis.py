@@ -9,8 +9,9 @@ Array = NDArray[np.floating]
 
 # Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
 KHAT_LIMIT = 0.7
-# The largest shapes of a tail, and with its error, whose mean is still taken for finite.
-SHAPES = 0.8, 0.9
+# What is missing beyond all weights, in units of the mean of so many that are largest, and the largest shape of a tail
+# whose mean is still taken for finite.
+BEYOND, LARGEST, STEEPEST = 3, 5, 0.85
 # Log weights that spread by less are equal, but for the last digits of what they are differences of.
 ROUNDING = 1e-9
 # The scalars with the heaviest tails, by what so many draws add to the variance, whose second moment gets a k-hat.
@@ -56,11 +57,12 @@ def _psislw(log_weights: Array) -> tuple[Array, Array | float]:
 
 
 def mean_error(log_weights: Array, smoothed: Array, khat: float) -> float:
-    """The relative standard error of the mean of importance weights, by the delta method and by their tail.
+    """The relative standard error of the mean of importance weights, by the delta method and by what lies beyond them.
 
-    The spread of the weights alone says too little where k-hat nears 0.5, from where on their variance is infinite. So
-    the tail is also taken for the generalised Pareto distribution of that shape. Two errors are added: by how much its
-    mean is another than that of the largest weights, and what its mean would be were the shape a standard error larger.
+    The spread of the weights alone says too little where k-hat nears 0.5, from where on their variance is infinite and
+    most means are too small, as the largest weights have yet to come. These are taken for three times the mean of the
+    five largest, over ``1 - k`` as in a Pareto tail of shape ``k``, with ``k`` two standard errors above k-hat. The
+    squares of both errors are added.
 
     Args:
         log_weights: shape ``(S,)``, up to a constant.
@@ -70,16 +72,12 @@ def mean_error(log_weights: Array, smoothed: Array, khat: float) -> float:
     count = len(log_weights)
     with np.errstate(all="ignore"):  # weights of zero, or none
         spread = max(count * np.sum(np.exp(2 * smoothed)) - 1, 0.0) ** 0.5 / count**0.5
-        weights = np.sort(np.nan_to_num(np.exp(log_weights - np.max(log_weights))))
-        weights /= weights.mean()
-    tail = int(min(count / 5, 3 * count**0.5))
-    if khat == -np.inf or tail < 5:
+        largest = np.sort(np.nan_to_num(np.exp(log_weights - np.logaddexp.reduce(log_weights))))[-LARGEST:]
+    if khat == -np.inf:
         return float(spread)
-    shape, off = np.clip(khat, 1e-3, SHAPES[0]), (1 + max(khat, 0.0)) / tail**0.5
-    excess = weights[-tail:] - weights[-tail - 1]
-    scale = np.median(excess) * shape / (2**shape - 1)
-    means = scale / (1 - np.array([shape, min(shape + off, SHAPES[1])]))
-    return float(np.hypot(spread, tail / count * np.hypot(means[0] - excess.mean(), means[1] - means[0])))
+    shape, tail = max(khat, 0.0), min(count / 5, 3 * count**0.5)
+    steep = min(shape + 2 * (1 + shape) / tail**0.5, STEEPEST)
+    return float(np.hypot(spread, BEYOND * largest.mean() / (1 - steep)))
 
 
 def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, float]:
