@@ -242,7 +242,7 @@ def _on_missed(missed: Mapping[str, float]) -> str:
     return (
         f"do not trust: there is mass around {len(missed)} where the draws have next to none (in unconstrained space, "
         f"{places}, about {sum(missed.values()):.0%} of all): several modes, or a fit that is not done. Try "
-        f"fit(..., modes=16), more steps, or objective=infer.Annealed()."
+        f"fit(..., modes=16), without a subsample_size, more steps, or objective=infer.Annealed()."
     )
 
 

@@ -55,6 +55,7 @@ from .stages import (
     model_parameters,
     num_draws,
     places_of,
+    searched,
     start_guide,
     wide_log_joint,
 )
@@ -111,7 +112,8 @@ def fit(
         modes: search the posterior for so many modes before the fit. Where there are several, the base takes the place
             of the first two stages: a mixture with a component at up to so many, or, where the ELBO is higher, a
             product of mixtures along the directions in which modes differ, which has all their combinations. After the
-            fit it is searched in any case, and fitted once more as with ``modes=8`` if the flow missed some.
+            fit it is searched in any case, and fitted once more as with ``modes=8`` if the flow missed some; by
+            minibatches it is not, and the verdict says so.
         start: the first stage, a function of the log density and a Gaussian; None leaves it out.
         full_rank: the second stage, likewise.
         objective: what the flow is trained for, see :mod:`pyroflows.infer.objectives`; None is the reverse KL. With
@@ -246,8 +248,7 @@ def _fitted(
         own.transform.to(own.space.start)
         if isinstance(own.base, ComponentBase):
             own.base = own.base.to(own.space.start)
-        searched = density if plain.fixed else plain.density
-        missed = [] if density.minibatch or density.plates else note_missed(own, searched, around, history)
+        missed = [] if density.minibatch else note_missed(own, *searched(density, plain), around, history)
     once = isinstance(objective, Annealed) or history.stopped == INTERRUPTED  # what is annealed cannot be used twice
     posterior = Posterior(own, density, history, num_draws=num_draws(density))
     return posterior, missed if movable and not once and not known else []

@@ -73,10 +73,12 @@ def balance_base(guide: AutoFlow, density: Density) -> None:
         balance(guide.core_posterior(), density)
 
 
-def note_missed(guide: AutoFlow, density: Density, around: Gaussian, history: History) -> list[Gaussian]:
+def note_missed(
+    guide: AutoFlow, density: Density, rough: Density | None, around: Gaussian, history: History
+) -> list[Gaussian]:
     """Looks for modes that a guide missed and notes them; returns their Gaussians, after one of the guide's draws."""
     level, posterior = fmean(history.window(LOOK) or [math.nan]), guide.get_posterior()
-    missed = missed_modes(posterior, density, around, level)
+    missed = missed_modes(posterior, density, around, level, rough=rough)
     history.missed = shares(posterior, missed, level)
     if not missed:
         return []

@@ -174,6 +174,14 @@ def _start(
     return gaussian, place if start or full_rank else place.at(gaussian)
 
 
+def searched(log_joint: LogJoint, plain: Place) -> tuple[Density, Density | None]:
+    """What is searched for further modes after a fit, all rows of it, and from some of them what leads there."""
+    if log_joint.plates is None:
+        return log_joint if plain.fixed else plain.density, None
+    whole = AllRows(log_joint.batch, log_joint.plates, traced=True)
+    return whole, whole.some(START_ROWS)
+
+
 def gaussian_at(space: LatentSpace, scale: float | Tensor) -> Gaussian:
     """A Gaussian with independent dimensions where the model starts."""
     loc = space.start

@@ -44,6 +44,20 @@ def test_a_fit_by_batches_is_that_of_all_rows() -> None:
     assert max(posterior.history.log_weight_sd) < 0.05
 
 
+def test_modes_are_looked_for_among_all_rows() -> None:
+    def model(y: Tensor) -> None:
+        root = pyro.sample("root", dist.Normal(0.0, 3.0))
+        with pyro.plate("row", len(y), subsample_size=BATCH) as rows:
+            pyro.sample("y", dist.Normal(root**2, 4.0), obs=y[rows])
+
+    pyro.set_rng_seed(0)
+    with pytest.warns(UserWarning, match="do not trust: there is mass around 1 where the draws have next to none"):
+        posterior = quick(model, Y[: 4 * BATCH])
+    (place,) = posterior.diagnostics.missed
+    assert abs(float(place.strip("[]")) + posterior.draws["root"].mean()) < 0.2
+    assert posterior.diagnostics.missed[place] == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.slow
 def test_a_guide_goes_on_by_batches() -> None:
     pyro.set_rng_seed(0)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..distributions import FlowDistribution
 from .gaussian import Gaussian, LogDensity, values
-from .lbfgs import Path
+from .lbfgs import Path, climb
 from .modes import APART, FAINT, Mode, crossed, is_apart, paths_up, refine_ends
 from .work import Counted
 
@@ -26,6 +26,7 @@ def missed_modes(
     start: Gaussian,
     level: float,
     *,
+    rough: LogDensity | None = None,
     paths: int = 32,
     work: float = 1.0,
 ) -> list[Mode]:
@@ -41,8 +42,11 @@ def missed_modes(
         start: where paths begin.
         level: the flow's ELBO. A mode counts if its own is at most 5 nats lower, and if half of the draws around it
             have log weights under the flow that are 3 nats higher than this.
+        rough: a cheaper density with about the same modes, such as that of some rows: paths are led by it first, and
+            only those of which the flow has no idea lead on by the density itself.
         paths: how many paths begin at draws of ``start``.
-        work: when to stop, in seconds by counted operations, see :class:`~pyroflows.infer.Counted`.
+        work: when to stop, in seconds by counted operations, see :class:`~pyroflows.infer.Counted`. With a rough
+            density they are its own, and the density itself gets as many evaluations.
 
     Returns:
         The ELBO and the Gaussian of each.
@@ -59,11 +63,12 @@ def missed_modes(
     """
     try:
         density = Counted.of(log_density, start.loc)
-        end = density.done + work
-        ends = _ends(posterior, density, start, paths, end)
-        points = torch.stack([path.points[-1] for path in ends] or [start.loc])
-        blind = _weights(posterior, density, points) > level + BLIND
-        unseen = [path for path, is_blind in zip(ends, blind.tolist(), strict=False) if is_blind]
+        first = density if rough is None else Counted.of(rough, start.loc)
+        end = density.done + work * density.price / first.price
+        unseen = _unseen(posterior, density, _ends(posterior, first, start, paths, first.done + work), level)
+        if unseen and rough is not None:
+            points = torch.stack([path.points[-1] for path in unseen])
+            unseen = _unseen(posterior, density, climb(density, points, work=(end - density.done) / 2), level)
         found = refine_ends(density, unseen, [], end)
         return [mode for mode in found if _is_missed(posterior, density, mode, unseen, level)]
     except torch.linalg.LinAlgError:  # a matrix far out, which must not take the fit with it
@@ -91,6 +96,13 @@ def _relatives(z: Tensor) -> Tensor:
     rows = range(len(turned))
     order[rows, first], order[rows, second] = second, first
     return torch.cat([-z[None], signs * z, z[order]])
+
+
+def _unseen(posterior: FlowDistribution, density: Counted, ends: list[Path], level: float) -> list[Path]:
+    """The paths at whose ends the flow has next to no density."""
+    points = [path.points[-1] for path in ends]
+    blind = _weights(posterior, density, torch.stack(points)) > level + BLIND if points else ()
+    return [path for path, is_blind in zip(ends, blind, strict=True) if is_blind]
 
 
 @torch.no_grad()
