@@ -244,7 +244,8 @@ def copula(
     spline = RQSpline(bins, bound)
     if input_dim == 1:
         return scalar(context_dim, spline, **options)
-    parts = autoregressives(input_dim, context_dim, AffineBijector(), "inverse", layers, **options)
+    each = {"paired": not dropout, **options}
+    parts = autoregressives(input_dim, context_dim, AffineBijector(), "inverse", layers, **each)
     return Compose([*parts, LowerTriangular(input_dim), Elementwise(input_dim, spline, context_dim, **options)])
 
 

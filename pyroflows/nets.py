@@ -47,6 +47,10 @@ class MaskedMLP(nn.Module):
     that see at most ``i`` inputs are then the first :meth:`seen` ``(layer, i)`` rows of the layer's weight,
     and every mask is a staircase: a network can be run one input at a time by taking slices.
 
+    The output starts at zero, but for rounding: the units of the last hidden layer start in pairs of equals, which the
+    last layer, drawn at random, takes from each other. A last layer at zero trains worse by large steps, as it gives
+    hidden units no gradient at first, and then all much the same (``benchmarks/founding_moons.py``).
+
     Args:
         input_dim: number of inputs ``D``, in their autoregressive order.
         group: number of outputs for each input; the output has shape ``(..., D, group)``.
@@ -55,6 +59,7 @@ class MaskedMLP(nn.Module):
         activation: makes the elementwise non-linearity.
         gain: what the outputs are multiplied by: an optimizer whose steps do not depend on the size of gradients, as
             Adam's, moves them by so much less.
+        paired: start at zero by pairs; otherwise by a last layer at zero, which dropout does not disturb.
 
     Raises:
         ValueError: if there is no hidden layer.
@@ -62,6 +67,8 @@ class MaskedMLP(nn.Module):
     References:
         MADE: Masked Autoencoder for Distribution Estimation. Germain, Gregor, Murray, Larochelle, 2015.
         https://arxiv.org/abs/1502.03509
+        A type of generalization error induced by initialization in deep neural networks. Zhang, Xu, Luo, Ma, 2020.
+        https://arxiv.org/abs/1905.07777
     """
 
     gain = 1.0  # of networks pickled before there was one
@@ -74,6 +81,7 @@ class MaskedMLP(nn.Module):
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
         gain: float = 1.0,
+        paired: bool = True,
     ) -> None:
         super().__init__()
         if not hidden_dims:
@@ -91,9 +99,29 @@ class MaskedMLP(nn.Module):
             mask = (below <= above.unsqueeze(-1)).to(torch.get_default_dtype())
             self.register_buffer(f"mask{index}", mask, persistent=False)
         mask *= gain
-        zero_(self.layers[-1])
         self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
         self.activation = activation()
+        if paired:
+            self._pair()
+        else:
+            zero_(self.layers[-1])
+
+    @torch.no_grad()
+    def _pair(self) -> None:
+        """Makes every second unit of the last hidden layer the one before it, and takes the two from each other."""
+        *_, below, last = self.layers
+        *_, mask_below, mask_last = (mask.ne(0) for mask in self.buffers(recurse=False))
+        pairs = below.out_features // 2 * 2
+        even, odd = slice(0, pairs, 2), slice(1, pairs, 2)
+        # The second may see more and be seen by fewer: what only one of the two has starts at zero.
+        below.weight[odd] = below.weight[even] * mask_below[even]
+        below.bias[odd] = below.bias[even]
+        if len(self.layers) == 2 and self.context is not None:
+            self.context.weight[odd] = self.context.weight[even]
+        last.weight[:, even] *= mask_last[:, odd]
+        last.weight[:, odd] = -last.weight[:, even]
+        last.weight[:, pairs:] = 0.0
+        last.bias.zero_()
 
     def seen(self, layer: int, inputs: int) -> int:
         """How many units of a layer (0 is the input itself) depend on the first ``inputs`` inputs at most."""

@@ -188,6 +188,11 @@ def test_trajectory(context_dim: int) -> None:
     assert_close(path[1], flow[0](x, context))
 
 
+def test_dropout_leaves_the_start_at_the_identity() -> None:
+    flow, x = flows.copula(3, dropout=0.5).train(), torch.randn(5, 3)
+    assert_close(flow.inv(x), x)
+
+
 def test_dropout_only_in_training() -> None:
     flow, x = moved(flows.copula(3, dropout=0.5), by=0.1), torch.randn(5, 3)
     assert not torch.equal(flow.inv(x), flow.inv(x))

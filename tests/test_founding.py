@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from pyroflows import FlowDensity, FlowDistribution
 from pyroflows.bijectors import Affine as AffineBijector
 from pyroflows.bijectors import LeakyReLU
+from pyroflows.epochs import Batches, Epochs
 from pyroflows.transforms import (
     Affine,
     Autoregressive,
@@ -99,9 +100,7 @@ def test_affine_after_leaky_relu_reaches_the_entropy_of_a_normal() -> None:
 
 
 def three_mafs(input_dim: int) -> Compose:
-    layer = partial(
-        Autoregressive, input_dim, AffineBijector(), hidden_dims=(128, 128), activation=nn.ReLU, identity=False
-    )
+    layer = partial(Autoregressive, input_dim, AffineBijector(), hidden_dims=(128, 128), activation=nn.ReLU)
     # TFP's Chain applies its last bijector first: [MAF, Permute] * 3 there is [Permute, MAF] * 3 here.
     return Compose([part for _ in range(3) for part in (Permute(input_dim, "reversed"), layer(fast="inverse"))])
 
@@ -136,9 +135,16 @@ def test_e1_the_moons_flow_is_in_the_order_of_tfp() -> None:
     assert_close(x, flow(torch.tensor([[1.0, 2.0]])))
 
 
-def test_e1_an_autoregressive_layer_need_not_start_at_the_identity() -> None:
-    x = torch.randn(5, 2)
-    assert_close(Autoregressive(2, AffineBijector())(x), x)
-    layer = Autoregressive(2, AffineBijector(), identity=False)
-    assert not torch.allclose(layer(x), x, atol=1e-3)
-    assert_close(layer.inv(layer(x).clone()), x)
+@pytest.mark.slow
+def test_e1_the_moons_flow_trains_as_well_as_the_peer_in_as_many_steps() -> None:
+    rows, fresh = (
+        torch.tensor(make_moons(count, noise=0.05, random_state=seed)[0], dtype=torch.float32)
+        for count, seed in ((1000, 1), (5000, 1001))
+    )
+    torch.manual_seed(1)
+    density = FlowDistribution(transform=three_mafs(2))
+    torch.manual_seed(1)
+    trainer = Epochs(density.transform, lr=1e-2)
+    trainer.run(lambda batch: -density.log_prob(batch).mean(), Batches([rows], 32), 50, progress=False)
+    zuko = -0.54  # by benchmarks/founding_moons.py, on these rows; with last layers at zero this flow had -0.84
+    assert density.log_prob(fresh).mean() > zuko - 0.05

@@ -167,6 +167,17 @@ def test_masked_network_counts_the_units_that_see_so_many_inputs() -> None:
     assert [net.seen(1, i) for i in range(5)] == [0, 2, 4, 6, 6]
 
 
+@pytest.mark.parametrize("hidden_dims", [(8,), (7,), (6, 5), (4, 3)])
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_masked_network_starts_at_zero_with_gradients_of_hidden_units(context_dim: int, hidden_dims: tuple) -> None:
+    net = MaskedMLP(5, 3, context_dim, hidden_dims)
+    out = net(torch.randn(20, 5), torch.randn(20, context_dim) if context_dim else None)
+    assert_close(out, torch.zeros_like(out), rtol=0, atol=1e-6)
+    (out * torch.randn_like(out)).sum().backward()
+    for layer in net.layers[-2:]:
+        assert layer.weight.grad.abs().max() > 1e-3
+
+
 def test_masked_network_refuses_no_hidden_layer() -> None:
     with pytest.raises(ValueError, match="expected at least one hidden layer, got hidden_dims of length 0"):
         MaskedMLP(3, 2, hidden_dims=())

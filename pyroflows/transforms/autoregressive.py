@@ -18,7 +18,7 @@ class Autoregressive(FlowTransform):
     One direction is a single pass of the network; the other goes dimension by dimension, incrementally: each
     weight is used once, and gradients come from the implicit function theorem. ``fast`` says which direction
     is the single pass: ``"forward"`` samples fast (IAF), ``"inverse"`` scores fast (MAF). ``.inv`` turns one
-    into the other.
+    into the other. It starts at the identity, but for rounding.
 
     Args:
         input_dim: size ``D`` of the vectors.
@@ -29,8 +29,7 @@ class Autoregressive(FlowTransform):
         hidden_dims: widths of the network's hidden layers, at least one.
         activation: makes the network's non-linearity, which must act elementwise.
         gain: what the network's outputs are multiplied by; less than 1 makes training steadier and slower.
-        identity: start at the identity, the network's last layer at zero. Without, at random, as TFP and zuko do; that
-            can train better by large steps.
+        paired: how the network starts at zero, see :class:`~pyroflows.nets.MaskedMLP`; False with dropout.
 
     Raises:
         ValueError: if ``fast`` or ``order`` is not one of these.
@@ -60,7 +59,7 @@ class Autoregressive(FlowTransform):
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
         gain: float = 1.0,
-        identity: bool = True,
+        paired: bool = True,
     ) -> None:
         super().__init__(input_dim, context_dim)
         if fast not in ("forward", "inverse"):
@@ -69,9 +68,7 @@ class Autoregressive(FlowTransform):
         order = as_order(order, input_dim)
         self.register_buffer("order", order)
         self.register_buffer("order_back", order.argsort())
-        self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, gain)
-        if not identity:
-            self.net.layers[-1].reset_parameters()
+        self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, gain, paired)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = reorder(z, self.order, self.order_back)
