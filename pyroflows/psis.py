@@ -9,8 +9,8 @@ Array = NDArray[np.floating]
 
 # Above this k-hat importance weights cannot be relied on (Vehtari et al., below).
 KHAT_LIMIT = 0.7
-# What is missing beyond all weights, in units of the mean of so many that are largest, and the largest shape of a tail
-# whose mean is still taken for finite.
+# What is missing beyond all weights, in units of the excess of so many that are largest, and the largest shape of a
+# tail whose mean is still taken for finite.
 BEYOND, LARGEST, STEEPEST = 3, 5, 0.85
 # Log weights that spread by less are equal, but for the last digits of what they are differences of.
 ROUNDING = 1e-9
@@ -60,9 +60,9 @@ def mean_error(log_weights: Array, smoothed: Array, khat: float) -> float:
     """The relative standard error of the mean of importance weights, by the delta method and by what lies beyond them.
 
     The spread of the weights alone says too little where k-hat nears 0.5, from where on their variance is infinite and
-    most means are too small, as the largest weights have yet to come. These are taken for three times the mean of the
-    five largest, over ``1 - k`` as in a Pareto tail of shape ``k``, with ``k`` two standard errors above k-hat. The
-    squares of both errors are added.
+    most means are too small, as the largest weights have yet to come. These are taken for three times what the five
+    largest exceed the mean by, over ``1 - k`` as in a Pareto tail of shape ``k``, with ``k`` two standard errors above
+    k-hat. The squares of both errors are added.
 
     Args:
         log_weights: shape ``(S,)``, up to a constant.
@@ -77,7 +77,7 @@ def mean_error(log_weights: Array, smoothed: Array, khat: float) -> float:
         return float(spread)
     shape, tail = max(khat, 0.0), min(count / 5, 3 * count**0.5)
     steep = min(shape + 2 * (1 + shape) / tail**0.5, STEEPEST)
-    return float(np.hypot(spread, BEYOND * largest.mean() / (1 - steep)))
+    return float(np.hypot(spread, BEYOND * (largest.mean() - 1 / count) / (1 - steep)))
 
 
 def heavy_tails(log_weights: Array, scalars: Mapping[str, Array]) -> dict[str, float]:
