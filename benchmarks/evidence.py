@@ -5,7 +5,9 @@ hierarchy by quadrature, and of Student and funnel priors without data, which is
 and for more, with a flow and with a Gaussian alone, so that there are poor fits among them. Counted apart are those
 that are called "do not trust".
 
-    python benchmarks/evidence.py [--fits 100] [--first 0]
+With ``--weights`` there are no fits, but so many sets of simulated weights, each as many as a second look draws.
+
+    python benchmarks/evidence.py [--fits 100] [--first 0] [--weights 1000]
 """
 
 import argparse
@@ -17,10 +19,13 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from timing import table
 from torch import Tensor
 
 import pyroflows
 from pyroflows import flows
+from pyroflows.diagnostics import Diagnostics
+from pyroflows.refine.judge import MANY
 
 Known = tuple[Callable[[], None], float]
 RECIPES = {"gaussian": flows.full_rank, "flow": flows.with_tails}
@@ -103,6 +108,63 @@ def funnel(rng: torch.Generator) -> Known:
     return model, 0.0
 
 
+Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def lognormal(sd: float) -> Draw:
+    """Log weights that are normal, of mean one."""
+    return lambda rng: sd * rng.normal(size=MANY) - sd**2 / 2
+
+
+def from_normal(target: dist.Distribution, dims: int) -> Draw:
+    """Log weights of so many independent draws of a standard normal for a target."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        x = torch.from_numpy(rng.normal(size=(MANY, dims)))
+        return (target.log_prob(x) - dist.Normal(0.0, 1.0).log_prob(x)).sum(1).numpy()
+
+    return draw
+
+
+def funnel_weights(sd: float) -> Draw:
+    """Log weights of a normal for a funnel of three dimensions, of whose scale this is the sd."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        v, x = sd * rng.normal(size=MANY), rng.normal(size=(MANY, 2))
+        return (x**2 * (1 - np.exp(-v))[:, None] - v[:, None]).sum(1) / 2
+
+    return draw
+
+
+WEIGHTS = {
+    **{f"lognormal, sd {sd}": lognormal(sd) for sd in (0.2, 0.5, 1.0, 1.5, 2.0)},
+    "normal of 0.6 times the sd": from_normal(dist.Normal(0.0, 1 / 0.6), 1),
+    "Student t5, 1-D": from_normal(dist.StudentT(5.0), 1),
+    "Student t5, 4-D": from_normal(dist.StudentT(5.0), 4),
+    "funnel, sd 0.5": funnel_weights(0.5),
+    "funnel, sd 0.7": funnel_weights(0.7),
+    "funnel, sd 1.5": funnel_weights(1.5),
+}
+
+
+def simulated(repeats: int) -> None:
+    """Prints a line for each kind of weights: how often they are off by more than two errors, how large these are."""
+    lines = []
+    for name, draw in WEIGHTS.items():
+        runs = [Diagnostics.of(draw(np.random.default_rng(seed)))[0] for seed in range(repeats)]
+        kept = [run for run in runs if run.grade != "do not trust"]
+        parts = []
+        for those in (kept, runs):
+            off = np.array([abs(run.log_evidence) > 2 * run.log_evidence_error for run in those])
+            parts += [f"{off.mean():.1%} of {len(off)}" if len(off) else "none"]
+        numbers = [f"{np.median([run.khat for run in runs]):.2f}"]
+        numbers += [f"{np.median(np.abs([run.log_evidence for run in runs])):.4f}"]
+        numbers += [f"{np.median([run.log_evidence_error for run in runs]):.4f}"]
+        lines.append([name, *parts, *numbers])
+    head = ["weights", "off, where usable", "off, of all", "k-hat", "median of what it is off by", "of the error"]
+    print(table(head, lines))
+
+
 MODELS = (normal, regression, binomial, counts, hierarchy, students, funnel)
 
 
@@ -116,8 +178,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fits", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--weights", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.weights:
+        simulated(options.weights)
+        return
     off = {}
     for i in range(options.first, options.first + options.fits):
         make, recipe, steps = MODELS[i % len(MODELS)], list(RECIPES)[i // 7 % 2], (20, 100, 300)[i // 14 % 3]
