@@ -113,7 +113,11 @@ def test_defect_08_reweighted_wake_sleep_and_mean_field() -> None:
     guide = AutoNormal(model)
     for elbo in (ReweightedWakeSleep(num_particles=2), Trace_ELBO()):
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
-        assert all(torch.tensor(svi.step()).isfinite().all() for _ in range(3))
+        assert torch.tensor(svi.step()).isfinite().all()  # the store is complete from here on
+        before = {name: p.detach().clone() for name, p in pyro.get_param_store().named_parameters()}
+        assert torch.tensor([svi.step() for _ in range(3)]).isfinite().all()
+        assert len(before) == len(list(guide.parameters())) + len(list(flow.parameters()))
+        assert all(not torch.equal(p, before[name]) for name, p in pyro.get_param_store().named_parameters())
 
 
 def test_defect_08_prior_under_nuts() -> None:

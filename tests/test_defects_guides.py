@@ -138,14 +138,23 @@ def test_defect_24_subsampled_latents_go_on_silently(inside: str) -> None:
 
 
 def test_defect_24_another_number_of_rows_at_the_next_step() -> None:
+    used: list[Tensor] = []
+
     def subsampled(x: Tensor) -> None:
         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x), subsample_size=5) as rows:
+            used.append(rows)
             pyro.sample("x", dist.Normal(loc, 1.0), obs=x[rows])
 
     guide = AutoFlow(subsampled)
     svi = SVI(subsampled, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    assert all(math.isfinite(svi.step(torch.randn(size))) for size in (100, 30, 5))
+    for size in (5, 100, 30, 5):
+        used.clear()
+        losses = [svi.step(torch.randn(size)) for _ in range(20)]
+        assert all(map(math.isfinite, losses))
+        rows = torch.stack(used[-20:])
+        assert all(len(row.unique()) == 5 for row in rows)
+        assert size - 1 - size // 4 < rows.max() < size  # of all the rows there are now, not of those at the start
 
 
 def test_defect_25_an_explicit_subsample_is_overridden() -> None:

@@ -164,9 +164,17 @@ def test_has_rsample_if_the_base_has() -> None:
 
 
 def test_sample_has_no_graph_and_rsample_has() -> None:
-    density = FlowDistribution(transform=flows.nsf(2, layers=2, **SMALL))
-    assert not density.sample().requires_grad
-    assert density.rsample().requires_grad
+    flow = moved(flows.nsf(2, layers=2, **SMALL))
+    loc = torch.zeros(2, requires_grad=True)
+    density = FlowDistribution(dist.Normal(loc, 1.0).to_event(1), flow)
+    draws = []
+    for draw in (density.sample, density.rsample):
+        torch.manual_seed(0)
+        draws.append(draw((5,)))
+    assert_close(*draws)
+    assert [y.requires_grad for y in draws] == [False, True]
+    draws[1].sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in (loc, *flow.parameters()))
 
 
 @pytest.mark.parametrize("name", ["realnvp", "maf", "iaf", "nsf", "full_rank"])

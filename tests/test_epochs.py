@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows.epochs import Batches, Epochs
+from pyroflows.epochs import CLIP, Batches, Epochs
 from pyroflows.numeric import between
 
 X = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
@@ -90,6 +90,14 @@ def test_bad_steps_are_dropped() -> None:
     assert log.bad_steps == -(-280 // 3)
     assert all(math.isfinite(value) for value in log.train)
     assert (module(X) - Y).square().mean() < 0.5
+
+
+@pytest.mark.parametrize(("scale", "norm"), [(1.0, 5.0), (100.0, CLIP)])
+def test_a_large_gradient_is_clipped_as_a_whole_and_a_small_one_is_not(scale: float, norm: float) -> None:
+    module, slope = nn.Linear(1, 1), torch.tensor([3.0, 4.0])
+    weights = list(module.parameters())
+    Epochs(module, lr=0.01).step(scale * sum((s * p).sum() for s, p in zip(slope, weights, strict=True)))
+    assert_close(torch.stack([p.grad.sum() for p in weights]), slope / 5.0 * norm)
 
 
 def test_an_epoch_without_a_finite_step_is_an_error() -> None:
