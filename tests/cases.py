@@ -113,10 +113,19 @@ CASES: dict[str, Callable[[], tr.FlowTransform]] = {
     "conditioned": lambda: tr.Coupling(3, RQSpline(), 2, **SMALL).condition(torch.tensor([0.5, -1.0])),
     "compose_conditioned": lambda: tr.Compose([tr.Affine(2, 3).condition(torch.ones(3)), tr.Permute(2)]),
 }
+CROSSED: set[str] = set()  # tested by `make test-slow`; the two bijectors of flows stand for the others before that
 for structure, bijector in product(STRUCTURES, BIJECTORS):
-    CONDITIONAL[f"{structure}_of_{bijector}"] = partial(_build, structure, bijector)
+    name = f"{structure}_of_{bijector}"
+    CONDITIONAL[name] = partial(_build, structure, bijector)
+    CROSSED |= set() if bijector in ("affine", "spline") else {name, f"{name}_context"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
+
+
+def params(pairs: Iterable[tuple[str, str]], slow: set[str]) -> list:
+    """Pairs of a case and something else as parameters of a test, marked slow where the case is."""
+    return [pytest.param(*pair, marks=pytest.mark.slow if pair[0] in slow else ()) for pair in pairs]
+
 
 # One of each kind over four dimensions, with networks of the default size.
 LAYERS: dict[str, Callable[[], tr.FlowTransform]] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cases import BIJECTORS, CASES, CONDITIONAL, TRACER_WARNING
+from cases import BIJECTORS, CASES, CONDITIONAL, CROSSED, TRACER_WARNING, params
 from pyroflows import bijectors, flows, transforms
 from pyroflows.check import BIJECTOR_LAWS, LAWS, check_bijector_law, check_law
 
@@ -13,9 +13,11 @@ AUTOREGRESSIVE = {
 }
 PAIRS = [(name, law) for name in CASES for law in LAWS if law != "triangular" or name in AUTOREGRESSIVE]
 COMPILED = [(name, "forward") for name in CASES] + [(n, "inverse") for n in CASES if n not in AUTOREGRESSIVE]
+# Each takes a second: those without a context are slow where the same case has one.
+UNCONDITIONAL = {name for name in CASES if f"{name}_context" in CASES}
 
 
-@pytest.mark.parametrize(("name", "law"), PAIRS)
+@pytest.mark.parametrize(("name", "law"), params(PAIRS, slow=CROSSED))
 def test_law(name: str, law: str) -> None:
     check_law(law, CASES[name]())
 
@@ -27,7 +29,7 @@ def test_bijector_law(name: str, law: str) -> None:
 
 
 @pytest.mark.filterwarnings(TRACER_WARNING)
-@pytest.mark.parametrize(("name", "way"), COMPILED)
+@pytest.mark.parametrize(("name", "way"), params(COMPILED, slow=CROSSED | UNCONDITIONAL))
 def test_compiles_without_graph_break(name: str, way: str) -> None:
     transform = CASES[name]() if way == "forward" else CASES[name]().inv
     x = torch.randn(4, transform.input_dim)
