@@ -5,8 +5,13 @@ PIP_INSTALL := $(BIN)/pip install -q -c constraints.txt
 # Each of several processes runs tests with one thread of torch.
 PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4
 
+# What test-quick runs: tests of every part that take milliseconds, the smallest fits, and the laws of two bijectors.
+QUICK := floors laws bijectors distributions latents trainer epochs files archive elbo_options elbo_draws batch_and_match
+QUICK := $(QUICK:%=tests/test_%.py)
+QUICK += tests/test_fit.py::test_a_normal_mean tests/test_svi.py::test_what_changes_between_steps
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs bench clean
+.PHONY: help demo test test-quick test-slow lint docs bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -16,6 +21,9 @@ demo: .venv/.stamp  ## Fit a flow to the eight schools
 
 test: lint  ## Lint, then run the tests, the docstrings and the examples in the text
 	$(PYTEST) --doctest-modules --doctest-glob='*.md' tests pyroflows $(wildcard README.md docs/*.md)
+
+test-quick: lint  ## Lint, then run a part of the tests that is broad and takes two minutes
+	$(PYTEST) $(QUICK) -k "not test_law or of_affine or of_spline"
 
 test-slow: .venv/.stamp  ## Run the slow tests
 	$(PYTEST) -m slow
