@@ -95,11 +95,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few simulations, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
-    simulations, epochs, draws = (300, 3, 100) if options.smoke else (9000, 40, 2000)
+    simulations, epochs, draws, rounds = (300, 3, 100, 2) if options.smoke else (9000, 40, 2000, 3)
     prior = dist.Uniform(-torch.ones(2), 1.0).to_event(1)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", sharex=True, sharey=True)
     found = {"exact": moons_posterior(draws)}
-    for name, way in (("neural posterior", npe), ("neural likelihood, NUTS", snl)):
+    for name, way in (("neural posterior", npe), ("neural likelihood, NUTS", partial(snl, rounds=rounds))):
         found[name] = way(prior, moons, torch.zeros(2), simulations, epochs, draws)
     for ax, (name, theta) in zip(axes, found.items(), strict=True):
         ax.plot(*theta.T, ".", ms=3, alpha=0.4, color="#4c1d95")

@@ -1,5 +1,6 @@
 """What every test starts from: one thread, no display, a fixed seed, an empty parameter store, validation."""
 
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -24,3 +25,9 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def short_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 60 steps in place of 300, where another stage of a fit is tested: that one takes most of the time."""
+    monkeypatch.setattr(importlib.import_module("pyroflows.infer.polish"), "BLOCK", 60)

@@ -63,8 +63,15 @@ def test_parameters_of_a_module_that_pyro_does_not_know_get_gradients() -> None:
         pyro.sample("z", dist.Normal(net(torch.ones(1)), 1.0).to_event(1))
 
     guide = AutoDelta(model)
-    replayed().loss_and_grads(model, guide)
-    assert net.weight.grad is not None
+    guide()
+    found = []
+    for elbo in (replayed(), Trace_ELBO()):
+        net.zero_grad()
+        elbo.loss_and_grads(model, guide)
+        found.append([p.grad for p in net.parameters()])
+    z = pyro.param("AutoDelta.z").detach()
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], [(net(torch.ones(1)) - z)[None].detach(), (net(torch.ones(1)) - z).detach()])
 
 
 class VAE(nn.Module):
@@ -253,11 +260,13 @@ def test_elbo_and_guide_are_copied_and_pickled(make: Callable) -> None:
 def test_compiled_trains() -> None:
     guide, elbo = AutoNormal(schools), CompiledTrace_ELBO(num_particles=4, strict=True)
     svi = SVI(schools, guide, pyro.optim.Adam({"lr": 0.05}), elbo)
-    losses = [svi.step(Y) for _ in range(100)]
+    losses = [svi.step(Y) for _ in range(60)]
     assert sum(losses[-10:]) < sum(losses[:10])
-    replay = replayed(num_particles=4)
-    means = [sum(e.loss(schools, guide, Y) for _ in range(200)) / 200 for e in (elbo, replay)]
-    assert means[0] == pytest.approx(means[1], rel=0.02)
+    found = []
+    for each in (elbo, replayed(num_particles=4)):
+        pyro.set_rng_seed(2)
+        found.append([each.loss(schools, guide, Y) for _ in range(5)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 DEEP = {

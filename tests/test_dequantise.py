@@ -58,13 +58,12 @@ def test_probabilities_add_up_to_one(noise: Callable | None) -> None:
     flow = moved(FlowPrior(3, partial(flows.realnvp, layers=2)), by=0.1).double()
     x = torch.cartesian_prod(*[torch.arange(2.0).double()] * 3)
     with torch.no_grad():
-        total = dequantise.log_likelihood(flow(), x, 4000).exp().sum()
+        found = dequantise.log_likelihood(flow(), x, 2000).exp()
     samples = dequantise.quantise(flow().sample((20000,)))
     seen = (samples.unsqueeze(1) == x).all(-1).double().mean(0)
     # Mass of the flow outside of the margins belongs to no number: the sum stays a little below one.
-    assert 0.9 < total < 1.02
-    with torch.no_grad():
-        assert (dequantise.log_likelihood(flow(), x, 4000).exp() < seen + 0.02).all()
+    assert 0.9 < found.sum() < 1.02
+    assert (found < seen + 0.02).all()
 
 
 def test_learnt_noise_gives_a_higher_bound() -> None:
@@ -77,7 +76,7 @@ def test_learnt_noise_gives_a_higher_bound() -> None:
         def bound(x: Tensor, both: nn.ModuleList = both) -> Tensor:
             return both[1].log_likelihood(both[0](), x).mean()
 
-        Epochs(both, lr=0.01).run(lambda x, f=bound: -f(x), Batches([x], 200), 30, progress=False)
+        Epochs(both, lr=0.02).run(lambda x, f=bound: -f(x), Batches([x], 200), 15, progress=False)
         with torch.no_grad():
             bounds.append(torch.stack([bound(x) for _ in range(20)]).mean().item())
     exact = torch.distributions.Binomial(3, torch.tensor([0.1, 0.5, 0.8]))
@@ -107,7 +106,7 @@ def test_bound_of_equally_likely_categories() -> None:
     # Any entry of a standard normal is as likely as another to be the largest.
     density, argmax = dist.Normal(torch.zeros(6).double(), 1.0).to_event(1), Argmax(3)
     x, exact = PAIRS.double(), torch.full((9,), -2 * math.log(3)).double()
-    bound = torch.stack([argmax.log_likelihood(density, x) for _ in range(2000)])
+    bound = argmax.log_likelihood(density, x.repeat(2000, 1)).view(2000, 9)
     assert (bound.mean(0) + 4 * bound.std(0) / 2000**0.5 < exact).all()
     assert_close(argmax.log_likelihood(density, x, 20000), exact, atol=0.05, rtol=0)
 

@@ -59,7 +59,7 @@ def test_b7_two_halves_of_the_data_are_all_of_them() -> None:
         mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
         pyro.sample("y", dist.Normal(mean, 1.0).expand(y.shape).to_event(1), obs=y)
 
-    options = {"steps": 200, "num_particles": 16, "progress": False}
+    options = {"flow": flows.full_rank, "steps": 200, "num_particles": 16, "progress": False}
     prior = fit(model, FIRST, **options).as_prior("before")
 
     def second(y: Tensor) -> None:

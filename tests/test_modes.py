@@ -20,6 +20,7 @@ from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_mode
 
 MASS = 0.7
 AT, WIDE = torch.tensor([[-4.0, 1.0], [4.0, -1.0]]), torch.tensor([[0.5, 1.0], [1.0, 0.3]])
+pytestmark = pytest.mark.usefixtures("short_affine_stage")
 quick = partial(fit, flow=partial(flows.realnvp, layers=2, hidden_dims=(8,)), steps=300, progress=False, compile=False)
 
 

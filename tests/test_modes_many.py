@@ -21,6 +21,7 @@ from pyroflows.infer import Gaussian, History, LogJoint, balance, base_at, find_
 LEVEL, RIGHT = 10.293480 - math.log(2 * math.pi) / 2, 0.8441
 COUNT = 12
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
+pytestmark = pytest.mark.usefixtures("short_affine_stage")
 quick = partial(fit, flow=FLOW, progress=False, compile=False)
 
 
@@ -103,10 +104,10 @@ def test_shapes_of_a_product_are_checked() -> None:
 
 
 def test_crossings_find_the_best_of_many_modes_and_its_neighbours() -> None:
-    found = find_modes(wells, start(COUNT), paths=8, work=4.0)
+    found = find_modes(wells, start(8), paths=8, work=4.0)
     signs = torch.stack([gaussian.loc > 0 for _, gaussian in found])
     assert signs[0].all()
-    assert (signs.sum(-1) == COUNT - 1).sum() == COUNT
+    assert (signs.sum(-1) == 7).sum() == 8
 
 
 def test_a_correlated_posterior_with_one_mode_has_one() -> None:
@@ -152,7 +153,7 @@ def test_masses_of_a_product_are_balanced() -> None:
 def test_fit_is_told_of_modes_that_multiply() -> None:
     message = r"there is mass around \d+ where .* \{\d+: -1.67\}.*fit\(\.\.\., modes=\d+\)"
     with pytest.warns(UserWarning, match=message):
-        posterior = quick(model, steps=300, base=dist.Normal(torch.zeros(COUNT), 1.0).to_event(1))
+        posterior = quick(model, steps=100, base=dist.Normal(torch.zeros(COUNT), 1.0).to_event(1))
     assert (posterior.draws["d"] > 0).float().mean() > 0.99
 
 

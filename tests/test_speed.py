@@ -1,6 +1,6 @@
 """The ways to run a fit's steps: the same numbers plain and traced, and what is chosen when."""
 
-import sys
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import pyroflows
+from pyroflows import flows
 from pyroflows.infer import SpeedUp, Trainer, Untraceable, speed
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # fits of few steps
+# The stage of the flow alone, whose steps are what is run in several ways.
+FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
+brief = partial(pyroflows.fit, flow=FLOW, start=None, full_rank=None, progress=False)
 
 
 def regression(x: Tensor, y: Tensor) -> None:
@@ -28,15 +32,10 @@ def branching(y: Tensor) -> None:
     pyro.sample("y", dist.Normal(mean, scale), obs=y)
 
 
-@pytest.fixture(autouse=True)
-def short_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["pyroflows.infer.polish"], "BLOCK", 20)
-
-
 def fitted(steps: int = 60, **options: object) -> pyroflows.Posterior:
     pyro.set_rng_seed(0)
     x = torch.linspace(-1, 1, 10)
-    return pyroflows.fit(regression, x, 2 * x, steps=steps, num_particles=8, progress=False, **options)
+    return brief(regression, x, 2 * x, steps=steps, num_particles=8, **options)
 
 
 def noisy(given: nn.Parameter) -> Tensor:
@@ -60,7 +59,7 @@ def test_short_fits_stay_plain() -> None:
 def test_what_cannot_be_traced_stays_plain_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "TRACE_FROM", 0.0)
     with pytest.warns(UserWarning, match="one by one"):
-        posterior = pyroflows.fit(branching, torch.tensor(1.0), steps=30, num_particles=4, progress=False)
+        posterior = brief(branching, torch.tensor(1.0), steps=30, num_particles=4)
     assert posterior.history.speed.startswith("plain, as it cannot be traced: ")
 
 

@@ -84,7 +84,7 @@ def test_fit_runs_on_one_and_draws_the_same_numbers() -> None:
     for count in (2, 1):
         torch.set_num_threads(count)
         pyro.set_rng_seed(0)
-        found.append(fit(model, steps=20, num_particles=8, progress=False).history.elbo)
+        found.append(fit(model, full_rank=None, steps=20, num_particles=8, progress=False).history.elbo)
         assert torch.get_num_threads() == count
     assert 1 in seen[: len(seen) // 2]
     assert found[0] == found[1]
