@@ -5,6 +5,7 @@ draws in unconstrained space; a cell is the mean over seeds. Exact answers are b
 the schools and the logistic regression, from weighted draws of a long `fit`.
 
     python benchmarks/plain_loops.py [--seeds 10] [--models all] [--rates 0.1,0.03,0.01,0.003] [--jobs 1]
+        [--guides AutoFlow,AutoIAFNormal] [--pyro]
 """
 
 import argparse
@@ -163,12 +164,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--models", default="all", help="numbers in the order of the table, for example 1,3")
     parser.add_argument("--rates", default=",".join(map(str, STEPS)))
+    parser.add_argument("--guides", default=",".join(GUIDES))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--pyro", action="store_true", help="Trace_ELBO for all, in place of CompiledTrace_ELBO")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     _quiet()
     names = list(MODELS) if args.models == "all" else [list(MODELS)[int(n) - 1] for n in args.models.split(",")]
+    guides = args.guides.split(",")
     rates = [float(rate) for rate in args.rates.split(",")]
     with ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=_quiet) as pool:
         known = dict(zip(names, pool.map(reference, names), strict=True))
@@ -176,20 +179,20 @@ def main() -> None:
             (name, guide, rate, seed, not args.pyro, known[name])
             for name in names
             for rate in rates
-            for guide in GUIDES
+            for guide in guides
             for seed in range(args.seeds)
         ]
         done = {task[:4]: end for task, end in zip(tasks, pool.map(cell, tasks), strict=True)}
     rows, near, lost = [], 0, 0
     for name in names:
         for rate in rates:
-            ends = {guide: [done[name, guide, rate, seed] for seed in range(args.seeds)] for guide in GUIDES}
+            ends = {guide: [done[name, guide, rate, seed] for seed in range(args.seeds)] for guide in guides}
             errors = {guide: sum(error for error, _ in found) / len(found) for guide, found in ends.items()}
             losses = [f"{sum(loss for _, loss in found) / len(found):.2f}" for found in ends.values()]
             near += errors["AutoFlow"] <= errors["AutoIAFNormal"]
             lost += sum(not math.isfinite(error) for error, _ in ends["AutoFlow"])
             rows.append([name, rate, *(f"{error:.2f}" for error in errors.values()), *losses])
-    print(table(["model, latents", "rate", *GUIDES, *(f"loss of {guide}" for guide in GUIDES)], rows))
+    print(table(["model, latents", "rate", *guides, *(f"loss of {guide}" for guide in guides)], rows))
     print(f"\n{near} of {len(rows)} cells no further than AutoIAFNormal; NaN: {lost} of {len(rows) * args.seeds} loops")
     sys.stdout.flush()
 

@@ -1,5 +1,6 @@
 """The networks that supply the parameters of a flow: plain torch modules."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,6 +34,37 @@ class MLP(nn.Sequential):
         super().__init__(*layers, zero_(nn.Linear(input_dim, output_dim)))
 
 
+class SteadyNet(nn.Module):
+    """One hidden layer of tanh whose output is bounded, starts at zero, moves slowly, and has a mean of about zero.
+
+    The mean is that over standard normal inputs: each hidden unit is counted from its own, by the approximation of a
+    sigmoid by a probit. What a flow as a whole moves to is then left to the loc of its affine map.
+
+    Args:
+        input_dim: width of the input.
+        output_dim: width of the output.
+        width: of the hidden layer.
+        gain: what the output is multiplied by. A step of Adam, whose size does not depend on that of gradients, moves
+            the output by about ``gain * width`` times as much as it moves a number that is free.
+
+    References:
+        The Evidence Framework Applied to Classification Networks. MacKay, 1992.
+        https://doi.org/10.1162/neco.1992.4.5.720
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, width: int, gain: float) -> None:
+        super().__init__()
+        self.hidden, self.gain = nn.Linear(input_dim, width), gain
+        self.last = nn.Linear(width, output_dim, bias=False)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(..., inputs)`` to ``(..., outputs)``."""
+        weight, bias = self.hidden.weight, self.hidden.bias
+        mean = (bias / (1 + math.pi / 2 * weight.square().sum(-1)).sqrt()).tanh()
+        return self.last(self.hidden(x).tanh() - mean) * self.gain
+
+
 def zero_(layer: nn.Linear) -> nn.Linear:
     """Sets a layer's weight and bias to zero and returns it."""
     nn.init.zeros_(layer.weight)
@@ -48,8 +80,8 @@ class MaskedMLP(nn.Module):
     and every mask is a staircase: a network can be run one input at a time by taking slices.
 
     The output starts at zero, but for rounding: the units of the last hidden layer start in pairs of equals, which the
-    last layer, drawn at random, takes from each other. A last layer at zero trains worse by large steps, as it gives
-    hidden units no gradient at first, and then all much the same (``benchmarks/founding_moons.py``).
+    last layer, drawn at random, takes from each other. A last layer at zero gives hidden units no gradient at first,
+    and trained worse in ``benchmarks/founding_moons.py``.
 
     Args:
         input_dim: number of inputs ``D``, in their autoregressive order.
@@ -57,8 +89,6 @@ class MaskedMLP(nn.Module):
         context_dim: width of the context, 0 for none.
         hidden_dims: widths of the hidden layers, at least one.
         activation: makes the elementwise non-linearity.
-        gain: what the outputs are multiplied by: an optimizer whose steps do not depend on the size of gradients, as
-            Adam's, moves them by so much less.
         paired: start at zero by pairs; otherwise by a last layer at zero, which dropout does not disturb.
 
     Raises:
@@ -71,8 +101,6 @@ class MaskedMLP(nn.Module):
         https://arxiv.org/abs/1905.07777
     """
 
-    gain = 1.0  # of networks pickled before there was one
-
     def __init__(
         self,
         input_dim: int,
@@ -80,13 +108,12 @@ class MaskedMLP(nn.Module):
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
-        gain: float = 1.0,
         paired: bool = True,
     ) -> None:
         super().__init__()
         if not hidden_dims:
             raise ValueError("expected at least one hidden layer, got hidden_dims of length 0")
-        self.input_dim, self.group, self.gain = input_dim, group, gain
+        self.input_dim, self.group = input_dim, group
         first = 0 if context_dim or input_dim == 1 else 1
         degrees = [torch.arange(1, input_dim + 1)]
         degrees += [torch.linspace(first, input_dim - 1, width).round().long() for width in hidden_dims]
@@ -98,7 +125,6 @@ class MaskedMLP(nn.Module):
             # Numbers, as compiled code turns booleans into numbers one by one.
             mask = (below <= above.unsqueeze(-1)).to(torch.get_default_dtype())
             self.register_buffer(f"mask{index}", mask, persistent=False)
-        mask *= gain
         self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
         self.activation = activation()
         if paired:
@@ -134,8 +160,6 @@ class MaskedMLP(nn.Module):
     def offsets(self, context: Tensor | None) -> list[Tensor]:
         """What is added after each weight: the bias, and in the first layer the context's part."""
         first, *rest = (layer.bias for layer in self.layers)
-        if self.gain != 1:
-            rest[-1] = rest[-1] * self.gain
         return [first if self.context is None else first + self.context(context), *rest]
 
     def run(self, x: Tensor, weights: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
@@ -158,7 +182,10 @@ class Parameters(nn.Module):
         context_dim: width of the context, 0 for a free vector.
         hidden_dims: widths of the hidden layers of the network.
         activation: makes the non-linearity of the network.
+        gain: what is learnt is multiplied by it, see :class:`SteadyNet`.
     """
+
+    gain = 1.0  # of parameters pickled before there was one
 
     def __init__(
         self,
@@ -166,14 +193,17 @@ class Parameters(nn.Module):
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.value = nn.Parameter(initial.clone())
+        self.gain = gain
+        self.value = nn.Parameter(initial / gain)
         self.net = MLP(context_dim, len(initial), hidden_dims, activation) if context_dim else None
 
     def forward(self, context: Tensor | None) -> Tensor:
         """Returns ``(size,)``, or ``(..., size)`` for a context of shape ``(..., context_dim)``."""
-        return self.value if self.net is None else self.value + self.net(context)
+        value = self.value if self.net is None else self.value + self.net(context)
+        return value if self.gain == 1 else value * self.gain
 
 
 def join(z: Tensor, context: Tensor | None) -> Tensor:

@@ -18,7 +18,6 @@ def affine_autoregressive(
 ) -> Compose:
     """Affine autoregressive layers; one dimension falls back to :func:`scalar`."""
     if input_dim == 1:
-        options.pop("gain", None)  # a spline's own parameters are few and bounded
         return scalar(context_dim, **options)
     return Compose(autoregressives(input_dim, context_dim, AffineBijector(bound), fast, layers, **options))
 

@@ -68,4 +68,4 @@ def test_the_registry_holds_every_bijector_transform_and_recipe() -> None:
     assert set(bijectors.__all__) - {"Bijector"} <= {type(make()).__name__ for make in BIJECTORS.values()}
     recipes = {n for n, f in vars(flows).items() if getattr(f, "__module__", "") == flows.__name__ and n[0] != "_"}
     # The one is random in training, so that no law holds; the other is realnvp_tails, of more layers.
-    assert recipes - {"copula_with_dropout", "steady", "with_tails"} <= set(CONDITIONAL)
+    assert recipes - {"copula_with_dropout", "with_tails"} <= set(CONDITIONAL)

@@ -125,7 +125,7 @@ CONSTRUCTORS: dict[str, tuple[Callable, str]] = {
         "expected whole numbers .* got input_dim=3 and context_dim=1.5",
     ),
     "bound_affine": (lambda: flows.realnvp(3, bound=-1.0), r"a bound above 0, got Affine\(bound=-1.0\)"),
-    "bound_bend": (lambda: Bend(bound=1.0), r"a bound above 0 and below 1, got Bend\(center=0.0, bound=1.0\)"),
+    "bound_bend": (lambda: Bend(bound=1.0), r"a bound above 0 and below 1, got Bend\(center=0.0, bound=1.0, level"),
     "bound_tails": (lambda: Tails(bound=0.0), r"a bound above 0, got Tails\(bound=0.0\)"),
     "bound_slope": (lambda: LeakyReLU(bound=0.0), r"a bound above 0, got LeakyReLU\(bound=0.0\)"),
     "bends": (lambda: flows.realnvp(3, bends=-1), "bends to be a whole number from 0 on, got -1"),

@@ -11,7 +11,7 @@ from .base import Bijector, check_bound
 
 @dataclass(frozen=True)
 class Bend(Bijector):
-    """``y = x + a (sqrt(1 + t^2) - 1)`` with ``t = x - center``: a smooth leaky ReLU with two slopes.
+    """``y = x + a (sqrt(1 + t^2) - level)`` with ``t = x - center``: a smooth leaky ReLU with two slopes.
 
     Far to the left the slope is ``1 - a``, far to the right ``1 + a``; a hyperbola joins them. The one parameter is the
     strength, with ``a = soft_clip(strength, bound)``. Two bends in a row, left and right of the middle, give a
@@ -21,10 +21,12 @@ class Bend(Bijector):
     Args:
         center: where it bends.
         bound: largest ``|a|``, below 1; the default allows slopes from 0.1 to 1.9.
+        level: the height of the hyperbola that stays where it is; 1, that of its vertex, leaves the center in place.
     """
 
     center: float = 0.0
     bound: float = 0.9
+    level: float = 1.0
     param_shapes = ((),)
 
     def __post_init__(self) -> None:
@@ -35,11 +37,11 @@ class Bend(Bijector):
         """Returns ``(y, ladj)``."""
         a, t = soft_clip(strength, self.bound), x - self.center
         root = torch.hypot(t, torch.ones_like(t))
-        return x + a * (root - 1), torch.log1p(a * t / root)
+        return x + a * (root - self.level), torch.log1p(a * t / root)
 
     def inverse(self, y: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(x, ladj)``."""
         a = soft_clip(strength, self.bound)
-        c, rest = y - self.center + a, 1 - a * a
+        c, rest = y - self.center + a * self.level, 1 - a * a
         t = (c - a * torch.hypot(c, rest.sqrt())) / rest
         return self.center + t, -torch.log1p(a * t / torch.hypot(t, torch.ones_like(t)))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.messenger import Messenger
@@ -114,8 +113,8 @@ class _Shared(Messenger):
                 msg["value"], msg["done"] = self._draws[msg["name"]], True
         if isinstance(fn, FlowDistribution) and fn.has_rsample and not msg["args"] and not msg["kwargs"]:
             # Pyro scores later, by the inverse of the flow.
-            msg["value"], log_prob = fn.rsample_and_log_prob()
-            parts = ScoreParts(log_prob, 0, log_prob).scale_and_mask(msg["scale"], msg["mask"])
+            msg["value"], parts = fn.rsample_and_score_parts()
+            parts = parts.scale_and_mask(msg["scale"], msg["mask"])
             msg["score_parts"], msg["log_prob"], msg["done"] = parts, parts.log_prob, True
             msg["log_prob_sum"] = parts.log_prob.sum()
 
@@ -138,9 +137,9 @@ def _rewind(states: list[Tensor]) -> None:
 
 
 def _entropy(node: dict) -> Tensor:
-    """The log density of a guide's site; without gradient where Pyro takes none."""
-    total = node["log_prob_sum"]
-    return total.detach() if is_identically_zero(node["score_parts"].entropy_term) else total
+    """The log density of a guide's site, with the gradient that Pyro takes of it."""
+    entropy = node["score_parts"].entropy_term
+    return node["log_prob_sum"].detach() if is_identically_zero(entropy) else entropy.sum()
 
 
 def _check(model: poutine.Trace, guide: poutine.Trace) -> None:

@@ -28,7 +28,6 @@ class Autoregressive(FlowTransform):
         order: ``"natural"``, ``"reversed"``, ``"random"``, or the dimensions from the first to the last.
         hidden_dims: widths of the network's hidden layers, at least one.
         activation: makes the network's non-linearity, which must act elementwise.
-        gain: what the network's outputs are multiplied by; less than 1 makes training steadier and slower.
         paired: how the network starts at zero, see :class:`~pyroflows.nets.MaskedMLP`; False with dropout.
 
     Raises:
@@ -58,7 +57,6 @@ class Autoregressive(FlowTransform):
         order: str | Sequence[int] | Tensor = "natural",
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
-        gain: float = 1.0,
         paired: bool = True,
     ) -> None:
         super().__init__(input_dim, context_dim)
@@ -68,7 +66,7 @@ class Autoregressive(FlowTransform):
         order = as_order(order, input_dim)
         self.register_buffer("order", order)
         self.register_buffer("order_back", order.argsort())
-        self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, gain, paired)
+        self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, paired)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = reorder(z, self.order, self.order_back)

@@ -23,6 +23,7 @@ class Elementwise(FlowTransform):
         shared: one set of parameters for all dimensions rather than one for each.
         hidden_dims: widths of the network's hidden layers, used with a context.
         activation: makes the network's non-linearity.
+        gain: what the parameters are multiplied by; less than 1 makes steps of Adam smaller.
 
     Example:
         >>> from pyroflows.bijectors import LeakyReLU
@@ -40,11 +41,12 @@ class Elementwise(FlowTransform):
         shared: bool = False,
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
+        gain: float = 1.0,
     ) -> None:
         super().__init__(input_dim, context_dim)
         self.bijector, self.shared = bijector, shared
         size = bijector.param_count * (1 if shared else input_dim)
-        self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation)
+        self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation, gain)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         value, ladj = self._each(z, context, inverse)

@@ -27,7 +27,7 @@ def reversible_chain(parts: Parts, z: Tensor, context: Tensor | None, inverse: b
 
     Where there is nothing to differentiate, or a compiler, functorch or autocast looks on, it is :func:`chain`.
     """
-    tensors = () if is_traced(z) else [tensor for part in parts for tensor in _state(part).values()]
+    tensors = () if is_traced(z) else [tensor for part in parts for tensor in state_of(part).values()]
     given = [z, *tensors] if context is None else [z, context, *tensors]
     if is_traced(*given) or is_autocast(z) or not (torch.is_grad_enabled() and any(map(_moves, given))):
         return chain(parts, z, context, inverse)
@@ -58,10 +58,10 @@ class _Reversible(torch.autograd.Function):
         z, context, *tensors = ctx.saved_tensors
         grad_context, grads = None, []
         for part in reversed(ctx.parts):
-            cut = len(tensors) - len(_state(part))
+            cut = len(tensors) - len(state_of(part))
             tensors, own = tensors[:cut], tensors[cut:]
             given = context if part.context_dim else None
-            z, _ = _call(part, own, z, given, not ctx.inverse)
+            z, _ = map_with(part, own, z, given, not ctx.inverse)
             grad, through_context, *of_own = _pull(part, own, z, given, ctx.inverse, (grad, grad_ladj))
             grads = of_own + grads
             grad_context = _add(grad_context, through_context)
@@ -75,7 +75,7 @@ def _pull(
     again = torch.is_grad_enabled()  # a graph of this pass was asked for
     with torch.enable_grad():
         leaves = [_leaf(z, again), *(_leaf(t, again) if _moves(t) else t for t in (context, *own))]
-        outs = _call(part, leaves[2:], *leaves[:2], inverse)
+        outs = map_with(part, leaves[2:], *leaves[:2], inverse)
         outs, grads = zip(*((o, g) for o, g in zip(outs, grads, strict=True) if o.requires_grad), strict=True)
         moving = [leaf for leaf in leaves if _moves(leaf)]
         found = iter(torch.autograd.grad(outs, moving, grads, create_graph=again, allow_unused=True))
@@ -108,12 +108,12 @@ class _Map(nn.Module):
         return self.part._map(*args)
 
 
-def _call(part: FlowTransform, own: Sequence[Tensor], *args: Any) -> tuple[Tensor, Tensor]:
+def map_with(part: FlowTransform, own: Sequence[Tensor], *args: Any) -> tuple[Tensor, Tensor]:
     """Maps with the given tensors in place of the part's own."""
-    named = {f"part.{name}": tensor for name, tensor in zip(_state(part), own, strict=True)}
+    named = {f"part.{name}": tensor for name, tensor in zip(state_of(part), own, strict=True)}
     return functional_call(_Map(part), named, args)
 
 
-def _state(part: nn.Module) -> dict[str, Tensor]:
+def state_of(part: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once."""
     return {**dict(part.named_parameters()), **dict(part.named_buffers())}
