@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pyroflows import FlowDensity, flows
-from pyroflows.dequantise import Dequantiser, bits_per_dim
+from pyroflows.vae import Dequantiser, bits_per_dim
 
 
 def pooled(images: NDArray, crop: int) -> Tensor:

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import pyroflows
-from pyroflows.infer import LogJoint, capture
+from pyroflows.compile import capture
+from pyroflows.model import LogJoint
 
 # Standard errors that chance alone hardly reaches in some 700 comparisons, and nats of error of an evidence.
 LIMIT, NATS = 4.5, 0.05

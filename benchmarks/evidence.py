@@ -24,8 +24,8 @@ from torch import Tensor
 
 import pyroflows
 from pyroflows import flows
-from pyroflows.diagnostics import Diagnostics
-from pyroflows.refine.judge import MANY
+from pyroflows.posterior import Diagnostics
+from pyroflows.posterior.refine.judge import MANY
 
 Known = tuple[Callable[[], None], float]
 RECIPES = {"gaussian": flows.full_rank, "flow": flows.with_tails}

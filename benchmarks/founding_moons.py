@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pyroflows import FlowDistribution
 from pyroflows.bijectors import Affine
-from pyroflows.epochs import Batches, Epochs
+from pyroflows.training import Batches, Epochs
 from pyroflows.transforms import Autoregressive, Compose, Permute
 
 NOISE, HIDDEN = 0.05, (128, 128)

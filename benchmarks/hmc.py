@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from pyroflows.infer import Graph, LogJoint, capture
+from pyroflows.compile import Graph, capture
+from pyroflows.model import LogJoint
 
 # Each trajectory has so many steps of a length that most proposals are accepted with.
 LEAPS, ACCEPTANCE = 12, 0.8

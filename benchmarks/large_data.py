@@ -21,7 +21,8 @@ from timing import table
 from torch import Tensor
 
 import pyroflows
-from pyroflows.infer import AllRows, Anchored, Gaussian, LogJoint
+from pyroflows.infer import Anchored, Gaussian
+from pyroflows.model import AllRows, LogJoint
 
 # Draws of the reference, of which so many are scored at once.
 DRAWS, SCORED = 2000, 50

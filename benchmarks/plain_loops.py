@@ -26,8 +26,7 @@ from timing import table
 from torch import Tensor
 
 import pyroflows as pf
-from pyroflows import AutoFlow, CompiledTrace_ELBO
-from pyroflows.infer import log_joint
+from pyroflows import AutoFlow, CompiledTrace_ELBO, log_joint
 
 STEPS = {0.1: 200, 0.03: 500, 0.01: 1000, 0.003: 2000}
 GUIDES = {"AutoFlow": AutoFlow, "AutoIAFNormal": AutoIAFNormal, "AutoDiagonalNormal": AutoDiagonalNormal}

@@ -3,7 +3,7 @@
 Densities: every library trains a flow of the same size (D = 16, a batch of 512, 5 layers, hidden [64, 64], 8 bins) on
 normal draws with Adam (torch's fused one, optax in JAX). normflows has residual networks only: one block of 64.
 "Compiled" is torch.compile, ours with fullgraph=True. "One graph" is our loss, gradient and Adam as one graph, made by
-pyroflows.infer.fuse and compiled. A first call compiles and makes the first step.
+pyroflows.compile.fuse and compiled. A first call compiles and makes the first step.
 
 NumPyro and flowjax run in a process and an environment of their own; their steps take turns with ours. The process is
 pinned to as many cores as it has threads.
@@ -29,9 +29,9 @@ from normflows.flows.base import Reverse
 from timing import clock, interleaved, table
 from torch import Tensor, nn
 
-from pyroflows import FlowDistribution, flows
-from pyroflows.infer import capture, fuse, lay_flat
-from pyroflows.infer.adam import Adam
+from pyroflows import FlowDistribution, flows, transforms
+from pyroflows.compile import capture, fuse, lay_flat
+from pyroflows.compile.adam import Adam
 
 DIM, BATCH, LAYERS, HIDDEN, BINS, BOUND = 16, 512, 5, [64, 64], 8, 4.0
 LogProb = Callable[[Tensor], Tensor]
@@ -166,7 +166,7 @@ def captured(log_prob: LogProb, parameters: list[Tensor], x: Tensor, mode: str |
     return run
 
 
-def our_flow(flow: flows.Compose) -> Model:
+def our_flow(flow: transforms.Compose) -> Model:
     return FlowDistribution(transform=flow, validate_args=False).log_prob, list(flow.parameters())
 
 

@@ -24,8 +24,8 @@ from timing import interleaved, table
 from torch import Tensor, nn
 
 import pyroflows as pf
-from pyroflows.epochs import Batches, Epochs
-from pyroflows.infer import TracedLoss
+from pyroflows.compile import TracedLoss
+from pyroflows.training import Batches, Epochs
 
 LATENTS, WIDTH, BATCH = 40, 300, 128
 KINDS = {

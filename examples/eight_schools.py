@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import pyroflows
-from pyroflows import plots, report
+from pyroflows.posterior import plots, summary
 
 SCHOOLS = ["Choate", "Deerfield", "Phillips Andover", "Phillips Exeter"]
 SCHOOLS += ["Hotchkiss", "Lawrenceville", "St. Paul's", "Mt. Hermon"]
@@ -74,13 +74,13 @@ def compare(posterior: pyroflows.Posterior, exact: Exact) -> str:
         found = draws[name]
         rows[name] = {"mean": found.mean(), "exact": mean, "sd": found.std(), "exact sd": sd}
         rows[name] |= {"mean err/sd": (found.mean() - mean) / sd, "sd ratio - 1": found.std() / sd - 1}
-    return report.table(rows)
+    return summary.table(rows)
 
 
 def scalars(posterior: pyroflows.Posterior) -> dict[str, NDArray]:
     """The posterior's draws by scalar, with log tau."""
     draws = {name: value.numpy() for name, value in posterior.draws.items()}
-    named = dict(report.labelled(draws))
+    named = dict(summary.labelled(draws))
     return {**named, "log tau": np.log(named["tau"])}
 
 

@@ -3,18 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from . import bijectors, flows, infer, transforms
-from .calibrate import Calibration, calibrate
-from .check import check_bijector, check_transform
 from .distributions import FlowDistribution
-from .encoders import FlowEncoder
-from .fit import fit
-from .guide_prior import GuidePrior
-from .guides import AutoFlow
-from .infer import CompiledSVI, CompiledTrace_ELBO, log_joint
-from .posterior import Posterior
-from .priors import FlowPrior, NormalPrior
-from .refine import Refined
-from .vae import VAE
+from .fitting.calibrate import calibrate
+from .fitting.calibration import Calibration
+from .fitting.fit import fit
+from .guides import AutoFlow, FlowEncoder, GuidePrior
+from .laws import check_bijector, check_transform
+from .model.log_joint import log_joint
+from .posterior import Posterior, Refined
+from .svi import CompiledSVI, CompiledTrace_ELBO, FlowELBO
+from .vae import VAE, FlowPrior, NormalPrior
 
 if TYPE_CHECKING:
     from .density import FlowDensity as FlowDensity  # not in __all__, as it needs scikit-learn
@@ -28,6 +26,7 @@ __all__ = [
     "CompiledSVI",
     "CompiledTrace_ELBO",
     "FlowDistribution",
+    "FlowELBO",
     "FlowEncoder",
     "FlowPrior",
     "GuidePrior",

@@ -30,4 +30,4 @@ def _float64() -> Iterator[None]:
 @pytest.fixture
 def short_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 60 steps in place of 300, where another stage of a fit is tested: that one takes most of the time."""
-    monkeypatch.setattr(importlib.import_module("pyroflows.infer.polish"), "BLOCK", 60)
+    monkeypatch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 60)

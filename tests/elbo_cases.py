@@ -21,8 +21,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyroflows import AutoFlow, flows
-from pyroflows.infer import CompiledTrace_ELBO
+from pyroflows import AutoFlow, CompiledTrace_ELBO, flows
 
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SD = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

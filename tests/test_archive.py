@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pyroflows import AutoFlow, Posterior, archive, files, flows
-from pyroflows.bases import MixtureBase
-from pyroflows.infer import History, LogJoint
+from pyroflows import AutoFlow, Posterior, files, flows
+from pyroflows.distributions import MixtureBase
+from pyroflows.model import LogJoint
+from pyroflows.posterior import archive
+from pyroflows.training import History
 
 Y = torch.tensor([1.0, 2.0, 4.0])
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=[8])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows, log_joint
-from pyroflows.bases import MixtureBase
-from pyroflows.faults import faults, misses
-from pyroflows.infer import Gaussian, LogJoint, ReverseKL, best_start, improper
+from pyroflows.distributions import MixtureBase
+from pyroflows.fitting.faults import faults, misses
+from pyroflows.infer import Gaussian, ReverseKL, best_start, improper
+from pyroflows.model import LogJoint
 
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)
 FLAT = dist.ImproperUniform(dist.constraints.real, (), ())

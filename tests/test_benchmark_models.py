@@ -10,7 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyroflows.infer import capture, log_joint
+from pyroflows import log_joint
+from pyroflows.compile import capture
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("PYROFLOWS_DATA", ROOT.parent / "shared" / "data"))

@@ -13,7 +13,8 @@ from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
 from pyroflows import AutoFlow, Calibration, Posterior, calibrate, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 SD = torch.tensor([0.5, 1.0, 2.0])
 SILENT = {"progress": False}

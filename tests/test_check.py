@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from pyroflows import check_bijector, check_transform
 from pyroflows.bijectors import Affine, Bijector
-from pyroflows.check import BIJECTOR_LAWS, LAWS, check_bijector, check_law, check_transform
 from pyroflows.flows import nsf
-from pyroflows.numeric import soft_clip
+from pyroflows.laws import BIJECTOR_LAWS, LAWS, check_law
+from pyroflows.maths import soft_clip
 from pyroflows.transforms import Autoregressive, FlowTransform
 
 Pair = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pyroflows import FlowDensity, flows
-from pyroflows.columns import Columns
+from pyroflows.density.columns import Columns
 
 SPLINES = partial(flows.nsf, layers=2, hidden_dims=(32,))
 Quick = partial(FlowDensity, SPLINES, epochs=3, random_state=0)

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from elbo_cases import GUIDES, SD, Y, assert_equal_to_plain, by_hand, grads, replayed, schools
-from pyroflows import AutoFlow, flows
-from pyroflows.infer import CompiledTrace_ELBO
+from pyroflows import AutoFlow, CompiledTrace_ELBO, flows
 
 
 @pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroflows.infer import CompiledTrace_ELBO, Graph, capture, compiler, fuse, lay_flat
-from pyroflows.infer.adam import Adam
+from pyroflows import CompiledTrace_ELBO
+from pyroflows.compile import Graph, capture, fuse, inductor, lay_flat
+from pyroflows.compile.adam import Adam
 
 WEIGHT, DATA = torch.tensor([1.0, -2.0, 0.5]), torch.arange(15.0).reshape(5, 3) / 10
 
@@ -52,7 +53,7 @@ def test_what_is_added_up_in_place_is_there_before_it_is_read() -> None:
 
 
 def test_elsewhere_than_on_a_cpu_inductor_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_on_cpu", lambda tensors: False)
+    monkeypatch.setattr(inductor, "_on_cpu", lambda tensors: False)
     graph, expected = square(), square()()
     torch.testing.assert_close(graph.compile([])(), expected)
 
@@ -79,7 +80,7 @@ def test_numbers_in_the_code_are_part_of_what_is_compiled() -> None:
 
 def erring(error: float) -> Callable:
     """A compiler whose programs are wrong by so much."""
-    compile = compiler._compile
+    compile = inductor._compile
 
     def wrong(*given: object) -> Callable:
         run = compile(*given)
@@ -94,9 +95,9 @@ def square() -> Graph:
 
 
 def test_what_a_compiler_makes_is_compared_with_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_compile", erring(1e-5))
+    monkeypatch.setattr(inductor, "_compile", erring(1e-5))
     square().compile([])
-    monkeypatch.setattr(compiler, "_compile", erring(0.01))
+    monkeypatch.setattr(inductor, "_compile", erring(0.01))
     graph, expected = square(), square()()
     with pytest.raises(RuntimeError, match="differs from what was traced"):
         graph.compile([])
@@ -113,7 +114,7 @@ def test_changes_in_place_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*adam(flat, slope, lr, moments), lr, loss]
 
     graph = fuse(capture(lambda: leaf.square().sum()), [leaf], update, state)
-    compile = compiler._compile
+    compile = inductor._compile
 
     def wrong(*given: object) -> Callable:
         run = compile(*given)
@@ -127,7 +128,7 @@ def test_changes_in_place_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = [t.clone() for t in state]
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "_compile", wrong)
+        patch.setattr(inductor, "_compile", wrong)
         with pytest.raises(RuntimeError, match="differs from what was traced"):
             graph.compile([])
     graph.compile([])
@@ -141,7 +142,7 @@ def test_where_the_compiler_errs_the_graph_is_replayed(monkeypatch: pytest.Monke
     def guide() -> None:
         pyro.sample("x", pyro.distributions.Delta(pyro.param("loc", torch.tensor(1.0))))
 
-    monkeypatch.setattr(compiler, "_compile", erring(0.1))
+    monkeypatch.setattr(inductor, "_compile", erring(0.1))
     elbo = CompiledTrace_ELBO()
     with pytest.warns(UserWarning, match="uncompiled.*differs from what was traced"):
         loss = elbo.loss(model, guide)

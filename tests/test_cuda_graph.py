@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroflows.infer import cuda_graph
-from pyroflows.infer.cuda_graph import FEW, CudaGraph
-from pyroflows.infer.record import record
+from pyroflows.compile import cuda_graph
+from pyroflows.compile.cuda_graph import FEW, CudaGraph
+from pyroflows.compile.record import record
 
 
 class Recorder:

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from cases import moved
 from pyroflows import FlowEncoder, FlowPrior, flows
-from pyroflows.dequantise import Argmax, Dequantiser, bits_per_dim
-from pyroflows.epochs import Batches, Epochs
+from pyroflows.training import Batches, Epochs
+from pyroflows.vae import Argmax, Dequantiser, bits_per_dim
 
 
 def learnt(features: int = 8) -> FlowEncoder:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alone import diagnostics
+from alone import chain_diagnostics, importance_diagnostics, smoothing
 
-Diagnostics, ChainDiagnostics = diagnostics.Diagnostics, diagnostics.ChainDiagnostics
-heavy_tails, psis = diagnostics.heavy_tails, diagnostics.psis
+Diagnostics, ChainDiagnostics = importance_diagnostics.Diagnostics, chain_diagnostics.ChainDiagnostics
+heavy_tails, psis = smoothing.heavy_tails, smoothing.psis
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal, 
 from torch import Tensor, nn
 
 from elbo_cases import assert_equal_to_plain, replayed
-from pyroflows.infer import CompiledTrace_ELBO, Untraceable
+from pyroflows import CompiledTrace_ELBO
+from pyroflows.compile import Untraceable
 
 STATE = {"step": 0}
 

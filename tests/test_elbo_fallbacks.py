@@ -16,8 +16,10 @@ from pyro.infer.autoguide import (
 from torch import _inductor, nn
 
 from elbo_cases import SD, Y, assert_equal_to_plain, grads, replayed, schools
-from pyroflows.infer import CompiledTrace_ELBO, Untraceable, compiled_elbo, compiler
-from pyroflows.infer.compiler import COMPARABLE, FOR_CPU, TRUST
+from pyroflows import CompiledTrace_ELBO
+from pyroflows.compile import Untraceable, inductor
+from pyroflows.compile.inductor import COMPARABLE, FOR_CPU, TRUST
+from pyroflows.svi import compiled_elbo
 
 
 class Tempered:
@@ -169,7 +171,7 @@ def test_a_compiler_without_the_instructions_is_asked_again_and_remembered(monke
         return module.forward
 
     monkeypatch.setattr("torch._inductor.compile", old)
-    monkeypatch.setattr(compiler, "_trusted", True)
+    monkeypatch.setattr(inductor, "_trusted", True)
     valid_vec_isa_list.cache_clear()
     for _ in range(2):
         CompiledTrace_ELBO(strict=True).loss(schools, AutoDelta(schools), Y)

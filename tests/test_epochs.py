@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows.epochs import CLIP, Batches, Epochs
-from pyroflows.numeric import between
+from pyroflows.maths import between
+from pyroflows.training import Batches, Epochs
+from pyroflows.training.epochs import CLIP
 
 X = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
 Y = X @ torch.tensor([[1.0], [-2.0], [0.5]])

@@ -14,7 +14,8 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import NeuTraReparam
 from torch import Tensor, nn
 
-from pyroflows import AutoFlow, Posterior, fit, flows, guides
+from pyroflows import AutoFlow, Posterior, fit, flows
+from pyroflows.guides import auto_flow
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False)
@@ -195,7 +196,7 @@ def test_one_particle_is_enough() -> None:
 def test_many_latents_are_fitted_without_the_affine_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(guides, "FULL_RANK_LIMIT", 0)
+    monkeypatch.setattr(auto_flow, "FULL_RANK_LIMIT", 0)
     posterior = quick(normal, Y, lr=0.03, progress=True)
     assert "full rank" not in capsys.readouterr().err
     check(posterior, "mu", *exact(Y)[:2], within=0.1)

@@ -10,7 +10,7 @@ import torch
 from pyro.infer.autoguide import init_to_value
 
 from pyroflows import AutoFlow, fit, flows
-from pyroflows.infer import stopping
+from pyroflows.training import stopping
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 pytestmark = pytest.mark.usefixtures("short_affine_stage")

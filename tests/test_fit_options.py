@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, fit, log_joint
-from pyroflows.checks import check_arguments
-from pyroflows.infer.inductor import mended
+from pyroflows.compile.inductor_mends import mended
+from pyroflows.fitting.options import check_arguments
 
 
 def model(y: Tensor, scale: float = 1.0) -> None:

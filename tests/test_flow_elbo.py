@@ -9,8 +9,8 @@ import torch
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 
-from pyroflows import AutoFlow, Posterior, fit, flows
-from pyroflows.infer import IWAE, Annealed, ChiSquared, FlowELBO, ForwardKL, Objective, Renyi, ReverseKL, log_joint
+from pyroflows import AutoFlow, FlowELBO, Posterior, fit, flows, log_joint
+from pyroflows.infer import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL
 
 Y = torch.tensor([1.0, 2.5, 3.0, 0.2])
 PRECISION = 0.25 + len(Y)

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from pyroflows import FlowDensity, FlowDistribution
 from pyroflows.bijectors import Affine as AffineBijector
 from pyroflows.bijectors import LeakyReLU
-from pyroflows.epochs import Batches, Epochs
+from pyroflows.training import Batches, Epochs
 from pyroflows.transforms import (
     Affine,
     Autoregressive,

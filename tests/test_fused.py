@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows.infer import Graph, Untraceable, capture, fuse, lay_flat
-from pyroflows.infer.adam import Adam
-from pyroflows.infer.tidy import equal, quick, trace
+from pyroflows.compile import Graph, Untraceable, capture, fuse, lay_flat
+from pyroflows.compile.adam import Adam
+from pyroflows.compile.compare import equal
+from pyroflows.compile.simplify import quick, trace
 
 
 def fused(net: nn.Module, x: Tensor, compile: bool) -> tuple[Graph, list[Tensor]]:
@@ -111,7 +112,7 @@ def test_products_of_rows_and_columns(rows: int, inner: int, columns: int) -> No
 def test_a_replay_that_would_differ_is_the_graph_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     module = trace(lambda x: [x.exp()], [torch.ones(2)])
     monkeypatch.setattr(
-        "pyroflows.infer.tidy._call_directly",
+        "pyroflows.compile.simplify._call_directly",
         lambda graph: graph.find_nodes(op="output")[0].update_arg(0, (next(iter(graph.nodes)),)),
     )
     assert_close(quick(module, [torch.ones(2)])(torch.zeros(2)), [torch.ones(2)])

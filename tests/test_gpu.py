@@ -18,7 +18,8 @@ from torch.distributions import constraints
 from cases import CASES, moved
 from elbo_cases import SD, Y, grads
 from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO, Posterior, calibrate, fit, flows
-from pyroflows.infer import IWAE, Annealed, TracedDensity, TracedLoss, capture
+from pyroflows.compile import TracedDensity, TracedLoss, capture
+from pyroflows.infer import IWAE, Annealed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyroflows.infer import Graph, Untraceable, capture
+from pyroflows.compile import Graph, Untraceable, capture
 
 WEIGHT, DATA = torch.tensor([1.0, -2.0, 0.5]), torch.arange(15.0).reshape(5, 3) / 10
 

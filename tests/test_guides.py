@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cases import moved
-from pyroflows import AutoFlow, flows, guides
+from pyroflows import AutoFlow, flows
+from pyroflows.guides import auto_flow
 from pyroflows.transforms import Affine, LowerTriangular
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
@@ -163,7 +164,7 @@ def test_any_number_of_latents(size: int) -> None:
 
 
 def test_many_latents_start_from_a_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guides, "FULL_RANK_LIMIT", 3)
+    monkeypatch.setattr(auto_flow, "FULL_RANK_LIMIT", 3)
     assert type(AutoFlow(vector, SMALL).setup(3).transform[-1]) is LowerTriangular
     guide = AutoFlow(vector, SMALL).setup(4)
     assert type(guide.transform[-1]) is Affine

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyroflows import AutoFlow, Posterior, fit, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 ROWS, BATCH = 2000, 100
 Y = torch.randn(ROWS, generator=torch.Generator().manual_seed(5)) + 3.0

@@ -23,8 +23,9 @@ from torch.distributions import biject_to
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow
-from pyroflows.latents import LatentSpace, Site
-from pyroflows.soundness import check_model
+from pyroflows.model import LatentSpace
+from pyroflows.model.check import check_model
+from pyroflows.model.latent_space import Site
 
 # A prior for each support, and the size of its unconstrained vector.
 PRIORS = {

@@ -10,7 +10,8 @@ from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
 from pyroflows import AutoFlow, Posterior, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 T = torch.tensor(np.random.default_rng(3).exponential(1.0, 60), dtype=torch.float32)
 CENSORED = T > 0.7

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import log_joint
-from pyroflows.infer import LogJoint, TracedDensity
+from pyroflows.compile import TracedDensity
+from pyroflows.model import LogJoint
 
 Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import log_joint
-from pyroflows.infer import TracedDensity
-from pyroflows.infer.log_joint import LogJoint
+from pyroflows.compile import TracedDensity
+from pyroflows.model import LogJoint
 
 X = torch.linspace(-1.0, 2.0, 12).view(6, 2)
 SEEN = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 1], [0, 0], [1, 1]]).bool()

@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows
-from pyroflows.bases import MixtureBase
+from pyroflows.distributions import MixtureBase
 from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_modes, mixture_at, shares
 
 MASS = 0.7

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from pyroflows import AutoFlow, FlowDistribution, Posterior, fit, flows
-from pyroflows.bases import MixtureBase, ProductBase
-from pyroflows.infer import Gaussian, History, LogJoint, balance, base_at, find_modes, product_at
+from pyroflows.distributions import MixtureBase, ProductBase
+from pyroflows.infer import Gaussian, balance, base_at, find_modes, product_at
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 # Of one double well: the log of its integral, and the mass on the right.
 LEVEL, RIGHT = 10.293480 - math.log(2 * math.pi) / 2, 0.8441

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, Posterior, fit, flows, log_joint
-from pyroflows.check.transform_laws import LAWS, check_law
-from pyroflows.noncentered import DEEPEST, noncentered
+from pyroflows.laws import LAWS, check_law
+from pyroflows.model.noncentered import DEEPEST, noncentered
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])

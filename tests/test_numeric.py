@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
+from pyroflows.autograd import is_traced
+from pyroflows.maths import soft_clip, soft_unclip
 from pyroflows.nets import MLP, Parameters, join
-from pyroflows.numeric import is_traced, seed_of, seeded, soft_clip, soft_unclip
+from pyroflows.seeds import seed_of, seeded
 
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyroflows import FlowDistribution, flows
-from pyroflows.infer import IWAE, Annealed, ChiSquared, ForwardKL, Renyi, ReverseKL, capture
-from pyroflows.infer.objectives import Density, Objective
+from pyroflows.compile import capture
+from pyroflows.infer import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL
+from pyroflows.infer.objectives import Density
 from pyroflows.transforms import LowerTriangular
 
 pytestmark = pytest.mark.usefixtures("_float64")

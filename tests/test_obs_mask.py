@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, Posterior, fit, flows, log_joint
-from pyroflows.checks import check_guide
-from pyroflows.noncentered import noncentered
+from pyroflows.fitting.options import check_guide
+from pyroflows.model.noncentered import noncentered
 
 N = 8
 SEEN = torch.tensor([1, 0, 1, 1, 0, 0, 1, 1]).bool()

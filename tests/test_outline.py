@@ -14,9 +14,9 @@ from torch import Tensor, fx
 from torch.nn.functional import linear
 
 from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO, flows
-from pyroflows.infer import compiler, inductor
-from pyroflows.infer.outline import outline
-from pyroflows.infer.record import record
+from pyroflows.compile import inductor, inductor_mends
+from pyroflows.compile.outline import outline
+from pyroflows.compile.record import record
 from tests.elbo_cases import Y, schools
 
 CALL = torch.ops.higher_order.invoke_subgraph
@@ -208,11 +208,11 @@ def test_where_parts_cannot_be_compiled_the_whole_is(monkeypatch: pytest.MonkeyP
         return module.forward
 
     monkeypatch.setattr("torch._inductor.compile", without_parts)
-    monkeypatch.setattr(compiler, "_trusted", True)
+    monkeypatch.setattr(inductor, "_trusted", True)
     assert deep_svi(compile=True) == pytest.approx(deep_svi(compile=False), rel=1e-3)
-    options = compiler.TRUST | compiler.FOR_CPU | compiler.COMPARABLE
+    options = inductor.TRUST | inductor.FOR_CPU | inductor.COMPARABLE
     assert asked == [(True, options), (False, options)]
-    assert compiler._trusted
+    assert inductor._trusted
 
 
 def test_a_header_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +227,10 @@ def test_a_header_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.Mon
         return str(compiled.with_suffix(""))
 
     for line in ("g++ -Og", "g++ -Og", "g++ -O3"):
-        assert inductor._header(compile, "array.h", line, device="cpu") == str(tmp_path / "header.h")
+        assert inductor_mends._header(compile, "array.h", line, device="cpu") == str(tmp_path / "header.h")
     assert asked == [(("array.h", line), {"device": "cpu"}) for line in ("g++ -Og", "g++ -O3")]
     compiled.unlink()
-    inductor._header(compile, "array.h", "g++ -Og")
+    inductor_mends._header(compile, "array.h", "g++ -Og")
     assert len(asked) == 3
 
 
@@ -240,11 +240,11 @@ def test_kernels_and_calls_are_built_together_then_linked() -> None:
     def build(lock: str, builders: Sequence[str], *rest: str) -> None:
         built.append((lock, *builders, *rest))
 
-    inductor._build(build, "lock", ("calls", "kernels", "link"))
+    inductor_mends._build(build, "lock", ("calls", "kernels", "link"))
     assert sorted(built[:2]) == [("lock.0", "calls"), ("lock.1", "kernels")]
     assert built[2:] == [("lock", "calls", "kernels", "link")]
-    inductor._build(build, "lock", ("one",))
-    inductor._build(build, "lock", "one command", "older")
+    inductor_mends._build(build, "lock", ("one",))
+    inductor_mends._build(build, "lock", "one command", "older")
     assert built[3:] == [("lock", "one"), ("lock", *"one command", "older")]
 
 

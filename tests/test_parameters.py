@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, Posterior, fit, flows
-from pyroflows.infer import History, LogJoint, TracedDensity
-from pyroflows.parameters import Holding
+from pyroflows.compile import TracedDensity
+from pyroflows.model import LogJoint
+from pyroflows.model.parameters import Holding
+from pyroflows.training import History
 
 X = torch.linspace(-1.0, 1.0, 6)[:, None]
 

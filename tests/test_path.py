@@ -6,11 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import moved
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.testing import assert_close
 
+from cases import moved
 from pyroflows import AutoFlow, CompiledTrace_ELBO, FlowDistribution, flows
 
 Y = torch.tensor([0.5, 1.5, 1.0])

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from densities import eight_schools, far_and_sharp, funnel, gammas, gaussian
 from pyroflows.infer import elbo, pathfinder
-from pyroflows.infer.lbfgs import climb
+from pyroflows.infer.starts.lbfgs import climb
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

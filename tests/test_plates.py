@@ -9,7 +9,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, tensor
 
-from pyroflows.infer import AllRows, Anchored, Gaussian, LogJoint, log_joint
+from pyroflows import log_joint
+from pyroflows.infer import Anchored, Gaussian
+from pyroflows.model import AllRows, LogJoint
 
 GENERATOR = torch.Generator().manual_seed(3)
 X = torch.randn(23, 3, generator=GENERATOR, dtype=torch.float64)

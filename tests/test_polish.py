@@ -14,7 +14,7 @@ from pyroflows.infer import Gaussian, ascend, log_weights, polish
 from pyroflows.transforms import Affine, Compose, LowerTriangular
 
 TARGET = Gaussian(torch.tensor([3.0, -1.0]), torch.tensor([[2.0, 0.0], [1.5, 0.1]]))
-polish_module = sys.modules["pyroflows.infer.polish"]
+polish_module = sys.modules["pyroflows.infer.starts.polish"]
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alone import groups_of
-from pyroflows import AutoFlow, Posterior, flows, plots
-from pyroflows.diagnostics import Diagnostics
-from pyroflows.draws import open_scalars
-from pyroflows.infer import History, LogJoint
-from pyroflows.refine import judge
+from pyroflows import AutoFlow, Posterior, flows
+from pyroflows.model import LogJoint
+from pyroflows.posterior import Diagnostics, plots
+from pyroflows.posterior.refine import judge
+from pyroflows.posterior.scalars import open_scalars
+from pyroflows.training import History
 
 Y = torch.tensor([[1.0, -0.5], [0.3, 2.0], [0.0, 0.7]])
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, fit, flows, log_joint
-from pyroflows.infer import TracedDensity
-from pyroflows.stages import Place, gaussian_at, wide_log_joint
+from pyroflows.compile import TracedDensity
+from pyroflows.fitting.coordinates import Place
+from pyroflows.fitting.precision import wide_log_joint
+from pyroflows.fitting.start import gaussian_at
 
 ROWS, PART = 24, 8
 NET = nn.Linear(3, 1)
@@ -126,7 +128,9 @@ def plain(x: Tensor, y: Tensor) -> None:
 @pytest.mark.parametrize("precision", ["mixed", "double", "single"])
 @pytest.mark.parametrize("model", [plain, minibatch, with_parameters, with_a_module])
 def test_a1_fit_runs_on_every_path(model: Callable, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["pyroflows.fit"], "ascend", lambda affine, weights, **options: weights() is None)
+    monkeypatch.setattr(
+        sys.modules["pyroflows.fitting.fit"], "ascend", lambda affine, weights, **options: weights() is None
+    )
     x, _, _, y = data()
     quick = partial(fit, model, x, y, steps=2, num_particles=4, precision=precision, progress=False)
     with warnings.catch_warnings():

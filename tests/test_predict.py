@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyroflows import AutoFlow, Posterior, calibrate, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 X = torch.linspace(0.0, 4.0, 5)
 NEW = torch.tensor([100.0, 200.0, 300.0])

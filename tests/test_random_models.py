@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import nn
 
 from pyroflows import fit, log_joint
-from pyroflows.checks import check_repeatable
+from pyroflows.fitting.repeatable import check_repeatable
 
 Y = torch.linspace(-1.0, 2.0, 40)
 DROPOUT, CALLS = nn.Dropout(0.2), itertools.count()

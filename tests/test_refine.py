@@ -11,13 +11,15 @@ import torch
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
-from pyroflows import AutoFlow, Posterior, Refined, flows
-from pyroflows.infer import Graph, History, LogJoint
-from pyroflows.refine import METHODS, potential
-from pyroflows.refine.chains import walk
-from pyroflows.refine.potential import Potential
-from pyroflows.refine.refined import BATCH, propose
-from pyroflows.refine.weights import systematic
+from pyroflows import AutoFlow, Posterior, Refined, compile, flows
+from pyroflows.compile import Graph
+from pyroflows.model import LogJoint
+from pyroflows.posterior.refine import METHODS, potential
+from pyroflows.posterior.refine.chains import walk
+from pyroflows.posterior.refine.potential import Potential
+from pyroflows.posterior.refine.refined import BATCH, propose
+from pyroflows.posterior.refine.weights import systematic
+from pyroflows.training import History
 
 FEW = {
     "importance": {"num_draws": 2000},
@@ -153,7 +155,7 @@ def test_the_seed_reproduces_the_draws() -> None:
 @pytest.mark.parametrize("speed", ["traced", "plain"])
 def test_the_potential_is_minus_the_density_in_base_space(speed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
-        raise potential.Untraceable("no")
+        raise compile.Untraceable("no")
 
     if speed == "plain":
         monkeypatch.setattr(potential, "TracedDensity", refuse)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 import pyroflows
-from pyroflows import AutoFlow, flows
-from pyroflows.diagnostics import Diagnostics
-from pyroflows.infer import log_joint
+from pyroflows import AutoFlow, flows, log_joint
+from pyroflows.posterior import Diagnostics
 from pyroflows.transforms import Elementwise
 
 Y = torch.tensor([0.5, -0.2, 1.0, 0.3])

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from alone import groups_of
 from pyroflows import AutoFlow, Posterior, flows
-from pyroflows.infer import History, LogJoint
+from pyroflows.model import LogJoint
+from pyroflows.training import History
 
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0])
 SD = torch.tensor([15.0, 10.0, 16.0, 11.0])

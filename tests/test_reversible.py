@@ -14,7 +14,6 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from cases import moved, reversible
-from pyroflows import flows
 from pyroflows.bijectors import Affine as AffineBijector
 from pyroflows.bijectors import RQSpline
 from pyroflows.transforms import Affine, Compose, Coupling, FlowTransform, LowerTriangular, Permute
@@ -22,6 +21,8 @@ from pyroflows.transforms import Affine, Compose, Coupling, FlowTransform, Lower
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from memory import saved_bytes
+
+from pyroflows import flows
 
 SMALL = {"hidden_dims": (8,)}
 FLOWS: dict[str, Callable[[int], Compose]] = {

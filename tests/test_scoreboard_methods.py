@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import pyroflows
-from pyroflows.infer import log_joint
+from pyroflows import log_joint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

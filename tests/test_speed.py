@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 import pyroflows
 from pyroflows import flows
-from pyroflows.infer import SpeedUp, Trainer, Untraceable, speed
+from pyroflows.compile import Untraceable
+from pyroflows.training import SpeedUp, Trainer, speed
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # fits of few steps
 # The stage of the flow alone, whose steps are what is run in several ways.
@@ -67,7 +68,7 @@ def test_a_compiler_that_fails_leaves_the_traced_graph(monkeypatch: pytest.Monke
     def no_compiler(*args: object) -> None:
         raise OSError("no compiler")
 
-    monkeypatch.setattr(pyroflows.infer.Graph, "compile", no_compiler)
+    monkeypatch.setattr(pyroflows.compile.Graph, "compile", no_compiler)
     history = fitted(compile=True).history
     assert history.speed == "traced, as it cannot be compiled: OSError"
     assert len(history.elbo) == 60

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroflows.bijectors import RQSpline, spline, spline_gradient
-from pyroflows.infer import capture
+from pyroflows.bijectors import RQSpline
+from pyroflows.bijectors.spline import gradient, spline
+from pyroflows.compile import capture
 
 SPLINE = RQSpline(6, 3.0)
 SHAPES = {
@@ -29,8 +30,8 @@ def way(request: pytest.FixtureRequest) -> Way:
 def uses(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One for each use."""
     found: list[bool] = []
-    real = spline_gradient._Spline.forward
-    monkeypatch.setattr(spline_gradient._Spline, "forward", staticmethod(lambda *a: found.append(True) or real(*a)))
+    real = gradient._Spline.forward
+    monkeypatch.setattr(gradient._Spline, "forward", staticmethod(lambda *a: found.append(True) or real(*a)))
     return found
 
 

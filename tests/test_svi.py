@@ -16,7 +16,8 @@ from pyro.optim import Adam, AdamW, ClippedAdam, PyroOptim
 from torch import Tensor
 
 from elbo_cases import GUIDES, Guide, Y, by_hand, replayed, schools
-from pyroflows.infer import CompiledSVI, CompiledTrace_ELBO, Untraceable
+from pyroflows import CompiledSVI, CompiledTrace_ELBO
+from pyroflows.compile import Untraceable
 
 Change = Callable[[SVI], object]
 

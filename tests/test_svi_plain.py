@@ -10,7 +10,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 
 from elbo_cases import Y, by_hand, replayed, schools
-from pyroflows.infer import CompiledSVI, CompiledTrace_ELBO
+from pyroflows import CompiledSVI, CompiledTrace_ELBO
 
 
 def test_what_cannot_be_traced_steps_as_in_svi() -> None:

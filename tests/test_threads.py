@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyroflows import fit, threads
-from pyroflows.epochs import Batches, Epochs
-from pyroflows.threads import Threads
+from pyroflows import fit
+from pyroflows.training import Batches, Epochs, Threads, threads
 
 
 @pytest.fixture(autouse=True)

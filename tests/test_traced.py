@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pyroflows.infer import TracedDensity, Untraceable
+from pyroflows.compile import TracedDensity, Untraceable
 
 WEIGHTS = torch.tensor([1.0, 2.0, -0.5])
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyroflows import VAE, FlowDistribution, FlowEncoder, FlowPrior, flows
-from pyroflows.infer import TracedLoss, capture
+from pyroflows.compile import TracedLoss, capture
 
 SMALL = {"layers": 2, "hidden_dims": (8,)}
 

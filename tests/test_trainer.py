@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows.infer import History, Trainer
+from pyroflows.training import History, Trainer
 
 
 def parameters(*shapes: tuple[int, ...]) -> list[nn.Parameter]:

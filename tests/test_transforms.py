@@ -22,7 +22,7 @@ from pyroflows.transforms import (
     LowerTriangular,
     Permute,
 )
-from pyroflows.transforms.incremental import invert
+from pyroflows.transforms.autoregressive_inverse import invert
 
 
 def test_permute_reorders_and_back() -> None:

@@ -121,7 +121,7 @@ def test_nuts_over_the_latents_of_a_trained_vae() -> None:
 
 @pytest.mark.parametrize("samples", [2000, 5000])
 def test_log_likelihood_of_a_linear_model(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyroflows.vae.CHUNK", 3000)
+    monkeypatch.setattr("pyroflows.vae.vae.CHUNK", 3000)
     vae, weight = linear_vae()
     x = torch.randn(7, 3)
     exact = dist.MultivariateNormal(torch.zeros(3), weight @ weight.T + torch.eye(3)).log_prob(x)

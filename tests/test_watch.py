@@ -22,8 +22,8 @@ from torch import nn
 from torch.distributions import constraints
 from torch.utils.data import TensorDataset
 
-from pyroflows.infer import Untraceable
-from pyroflows.infer.watch import Watch
+from pyroflows.compile import Untraceable
+from pyroflows.compile.changes import Watch
 
 RATE, LIMITS, PRIOR = 0.5, {"low": 1.0, "deep": [1.0, 2.0]}, dist.Normal(0.0, 1.0)
 OTHER = types.ModuleType("other")

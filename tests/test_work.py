@@ -13,7 +13,9 @@ from torch.testing import assert_close
 
 import pyroflows
 from pyroflows import Posterior, flows
-from pyroflows.infer import Counted, Gaussian, Trainer, find_modes, speed, work_of
+from pyroflows.infer import Counted, Gaussian, find_modes
+from pyroflows.training import Trainer, speed
+from pyroflows.training.work import work_of
 
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 
@@ -56,7 +58,7 @@ def test_a4_a16_searches_do_not_look_at_the_clock(clock: list[float]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # 60 steps are few
 def test_a16_the_clock_decides_nothing(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["pyroflows.infer.polish"], "BLOCK", 20)
+    monkeypatch.setattr(sys.modules["pyroflows.infer.starts.polish"], "BLOCK", 20)
     posteriors = []
     for rate in (0.01, 1000.0):
         clock[0] = rate

@@ -9,9 +9,9 @@ from torch.func import functional_call, stack_module_state
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from cases import moved
-from pyroflows import flows
-from pyroflows.infer import capture
-from pyroflows.transforms import Coupling, FlowTransform, written
+from pyroflows import bijectors, flows, nets
+from pyroflows.compile import capture
+from pyroflows.transforms import Coupling, FlowTransform, coupling_gradient, permute
 
 ROWS = torch.linspace(-2.0, 2.0, 20, dtype=torch.float64).view(4, 5)
 CONTEXT = torch.linspace(1.0, -1.0, 8, dtype=torch.float64).view(4, 2)
@@ -43,7 +43,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return forward
 
-    for kind in (written._AffineCoupling, written._ScoredCoupling, written._Reorder):
+    for kind in (coupling_gradient._AffineCoupling, coupling_gradient._ScoredCoupling, permute._Reorder):
         monkeypatch.setattr(kind, "forward", staticmethod(watch(kind, kind.forward)))
     return found
 
@@ -92,7 +92,7 @@ def test_vmapped_gradients_are_those_of_autograd(way: str, uses: list[str]) -> N
 
 
 def test_networks_of_their_own_for_each_row(uses: list[str]) -> None:
-    layers = [moved(Coupling(5, flows.AffineBijector(), hidden_dims=(6,)).double()) for _ in range(4)]
+    layers = [moved(Coupling(5, bijectors.Affine(), hidden_dims=(6,)).double()) for _ in range(4)]
     stacked, buffers = stack_module_state(layers)
     found = torch.vmap(lambda p, b, row: functional_call(layers[0], (p, b), row))(stacked, buffers, ROWS)
     assert uses
@@ -108,7 +108,7 @@ def _weight_slope(layer: Coupling, row: Tensor) -> Tensor:
 
 def test_orders_of_their_own_for_each_row() -> None:
     orders = torch.stack([torch.randperm(5) for _ in range(4)])
-    found = torch.vmap(written.reorder)(ROWS, orders, orders.argsort(-1))
+    found = torch.vmap(permute.reorder)(ROWS, orders, orders.argsort(-1))
     close(found, ROWS.gather(-1, orders))
 
 
@@ -164,16 +164,16 @@ class _Doubled(nn.Linear):
 
 
 NETS = {
-    "hook": lambda i, o: _hooked(written.MLP(i, o, (6,))),
+    "hook": lambda i, o: _hooked(nets.MLP(i, o, (6,))),
     "subclass": lambda i, o: nn.Sequential(_Doubled(i, 6), nn.SiLU(), nn.Linear(6, o)),
     "no bias": lambda i, o: nn.Sequential(nn.Linear(i, 6), nn.SiLU(), nn.Linear(6, o, bias=False)),
-    "another activation": lambda i, o: written.MLP(i, o, (6,), nn.ELU),
+    "another activation": lambda i, o: nets.MLP(i, o, (6,), nn.ELU),
 }
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_other_networks_are_left_to_autograd(net: Callable, uses: list[str]) -> None:
-    layer = moved(Coupling(5, flows.AffineBijector(), net=net).double())
+    layer = moved(Coupling(5, bijectors.Affine(), net=net).double())
     expected = layer(ROWS).detach()
     close(make_fx(lambda x: layer(x))(ROWS)(ROWS).detach(), expected)
     assert "_AffineCoupling" not in uses

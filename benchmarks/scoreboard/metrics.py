@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import erf
 
-from pyroflows.diagnostics import Diagnostics
+from pyroflows.posterior import Diagnostics
 
 # Draws that errors are read off: enough for the noise of our own to be small.
 DRAWS = 20_000

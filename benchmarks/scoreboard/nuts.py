@@ -5,7 +5,7 @@ from typing import Any
 from pyro.infer import MCMC, NUTS
 
 from pyroflows.guides import init_to_prior
-from pyroflows.infer import LogJoint
+from pyroflows.model import LogJoint
 
 from .clock import Clock
 from .metrics import Draws

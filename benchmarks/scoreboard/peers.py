@@ -16,7 +16,7 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
 from pyroflows.guides import init_to_prior
-from pyroflows.infer import LogJoint
+from pyroflows.model import LogJoint
 
 from .clock import Clock
 from .metrics import DRAWS, Draws

@@ -1,12 +1,11 @@
 """Bijectors that are a straight line, or two."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..numeric import soft_clip
+from ..maths import soft_clip
 from .base import Bijector, check_bound
 
 
@@ -60,36 +59,3 @@ class Shift(Bijector):
     def inverse(self, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(x, ladj)``."""
         return y - shift, torch.zeros_like(shift)
-
-
-@dataclass(frozen=True)
-class LeakyReLU(Bijector):
-    """``y = x`` where ``x >= 0``, else ``slope * x``, with a learnable slope.
-
-    ``slope = exp(soft_clip(log_slope, bound))`` is positive whatever the parameter, so the map never
-    folds; a log slope of 0 is the identity. The density has a step at ``x = 0``.
-
-    Args:
-        bound: largest absolute log slope; the default allows slopes from 1/1000 to 1000.
-    """
-
-    bound: float = math.log(1000.0)
-    param_shapes = ((),)
-
-    def __post_init__(self) -> None:
-        """Checks the bound."""
-        check_bound(self, self.bound)
-
-    def forward(self, x: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns ``(y, ladj)``."""
-        return _bend(x, soft_clip(log_slope, self.bound))
-
-    def inverse(self, y: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns ``(x, ladj)``."""
-        return _bend(y, -soft_clip(log_slope, self.bound))
-
-
-def _bend(z: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales the negative half line by ``exp(log_slope)``; the sign, and so the branch, is kept."""
-    ladj = torch.where(z < 0, log_slope, torch.zeros_like(log_slope))
-    return z * ladj.exp(), ladj

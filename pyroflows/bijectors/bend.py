@@ -1,11 +1,12 @@
 """A line that bends once, smoothly."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..numeric import soft_clip
+from ..maths import soft_clip
 from .base import Bijector, check_bound
 
 
@@ -45,3 +46,36 @@ class Bend(Bijector):
         c, rest = y - self.center + a * self.level, 1 - a * a
         t = (c - a * torch.hypot(c, rest.sqrt())) / rest
         return self.center + t, -torch.log1p(a * t / torch.hypot(t, torch.ones_like(t)))
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Bijector):
+    """``y = x`` where ``x >= 0``, else ``slope * x``, with a learnable slope.
+
+    ``slope = exp(soft_clip(log_slope, bound))`` is positive whatever the parameter, so the map never
+    folds; a log slope of 0 is the identity. The density has a step at ``x = 0``.
+
+    Args:
+        bound: largest absolute log slope; the default allows slopes from 1/1000 to 1000.
+    """
+
+    bound: float = math.log(1000.0)
+    param_shapes = ((),)
+
+    def __post_init__(self) -> None:
+        """Checks the bound."""
+        check_bound(self, self.bound)
+
+    def forward(self, x: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(y, ladj)``."""
+        return _bend(x, soft_clip(log_slope, self.bound))
+
+    def inverse(self, y: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``(x, ladj)``."""
+        return _bend(y, -soft_clip(log_slope, self.bound))
+
+
+def _bend(z: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales the negative half line by ``exp(log_slope)``; the sign, and so the branch, is kept."""
+    ladj = torch.where(z < 0, log_slope, torch.zeros_like(log_slope))
+    return z * ladj.exp(), ladj

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..numeric import soft_clip
+from ..maths import soft_clip
 from .base import Bijector, check_bound
 
 # Where squares end and a straight line goes on: far outside of any base, and soon enough that nothing overflows.

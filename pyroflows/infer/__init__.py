@@ -1,31 +1,21 @@
-"""Inference on the log joint of a Pyro model."""
+"""Inference on a log density: what to train for, where to start, and which modes there are."""
 
-from .all_rows import AllRows
-from .batch_and_match import batch_and_match
-from .compiled_elbo import CompiledTrace_ELBO
+from ..compile import Graph, TracedDensity, TracedLoss, Untraceable, capture, fuse, lay_flat
+from ..model import AllRows, Choice, LogJoint, Plates
+from ..training import History, SpeedUp, Trainer
+from .annealed import Annealed
 from .control_variates import Anchored
-from .endless import improper
-from .flow_elbo import FlowELBO
-from .fused import fuse, lay_flat
-from .gaussian import Gaussian, elbo, score
-from .graph import Graph, capture
-from .guard import Untraceable
-from .log_joint import LogJoint, log_joint
-from .missed import missed_modes, shares
-from .mixtures import balance, base_at, mixture_at, product_at
-from .modes import find_modes
-from .objectives import IWAE, Annealed, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
-from .pathfinder import pathfinder
-from .plates import Choice, Plates
-from .polish import ascend, polish
-from .speed import SpeedUp
-from .starts import Attempt, best_start
-from .stopping import reason_to_stop, trend
-from .svi import CompiledSVI
-from .traced import TracedDensity
-from .traced_loss import TracedLoss
-from .trainer import History, Trainer
-from .work import Counted, work_of
+from .modes.bases import balance, base_at, mixture_at, product_at
+from .modes.missed import missed_modes, shares
+from .modes.search import find_modes
+from .objectives import IWAE, ChiSquared, ForwardKL, Objective, Renyi, ReverseKL, log_weights
+from .starts.batch_and_match import batch_and_match
+from .starts.best_start import Attempt, best_start
+from .starts.counted import Counted
+from .starts.endless import improper
+from .starts.gaussian import Gaussian, elbo, score
+from .starts.pathfinder import pathfinder
+from .starts.polish import ascend, polish
 
 __all__ = [
     "IWAE",
@@ -35,10 +25,7 @@ __all__ = [
     "Attempt",
     "ChiSquared",
     "Choice",
-    "CompiledSVI",
-    "CompiledTrace_ELBO",
     "Counted",
-    "FlowELBO",
     "ForwardKL",
     "Gaussian",
     "Graph",
@@ -64,16 +51,12 @@ __all__ = [
     "fuse",
     "improper",
     "lay_flat",
-    "log_joint",
     "log_weights",
     "missed_modes",
     "mixture_at",
     "pathfinder",
     "polish",
     "product_at",
-    "reason_to_stop",
     "score",
     "shares",
-    "trend",
-    "work_of",
 ]

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from .all_rows import AllRows
-from .gaussian import Gaussian
-from .plates import Choice
+from ..model import AllRows, Choice
+from .starts.gaussian import Gaussian
 
 # Differences of slopes are taken over this many standard deviations.
 STEP = 0.25

@@ -1,12 +1,13 @@
 """Transforms: the structures that supply a bijector with its parameters, and how transforms combine."""
 
-from .affine import Affine, LowerTriangular
+from .affine import Affine
 from .autoregressive import Autoregressive
 from .base import Conditioned, FlowTransform, Inverse
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
 from .permute import Permute
+from .triangular import LowerTriangular
 
 __all__ = [
     "Affine",

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 from ..bijectors import Bijector
 from ..nets import Activation, MaskedMLP
+from .autoregressive_inverse import invert
 from .base import FlowTransform
-from .incremental import invert
-from .permute import as_order
-from .written import reorder
+from .permute import as_order, reorder
 
 
 class Autoregressive(FlowTransform):

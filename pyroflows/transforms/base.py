@@ -1,7 +1,6 @@
 """The one abstraction: a transform that is a Pyro TransformModule, conditional or not."""
 
 from abc import abstractmethod
-from numbers import Integral
 
 import torch
 from pyro.distributions import TransformModule
@@ -9,8 +8,9 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..numeric import is_autocast, is_traced, slope
-from .memo import Memo
+from ..arguments import check_sizes
+from ..autograd import is_autocast, is_traced, slope
+from .last_call import Memo
 
 
 class FlowTransform(TransformModule, ConditionalTransform):
@@ -244,15 +244,6 @@ class Conditioned(FlowTransform):
 
     def _takes(self, inverse: bool) -> torch.dtype | str | None:
         return self.transform._takes(inverse)
-
-
-def check_sizes(name: str, input_dim: int, context_dim: int = 0) -> None:
-    """Raises unless the sizes are whole numbers in range."""
-    if not (isinstance(input_dim, Integral) and isinstance(context_dim, Integral) and input_dim > 0 <= context_dim):
-        raise ValueError(
-            f"{name} expected whole numbers input_dim >= 1 and context_dim >= 0, "
-            f"got input_dim={input_dim} and context_dim={context_dim}"
-        )
 
 
 def _check_vectors(name: str, what: str, numbers: str, size: int, value: Tensor, last: str) -> None:

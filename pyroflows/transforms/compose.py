@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import FlowTransform
-from .reversible import chain, reversible_chain
+from .compose_reversible import chain, reversible_chain
 
 
 class Compose(FlowTransform):

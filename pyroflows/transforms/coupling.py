@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd import is_autocast, slope
 from ..bijectors import Affine, Bijector
 from ..nets import MLP, Activation, join
-from ..numeric import is_autocast, slope
 from .base import FlowTransform
-from .written import Plan, affine_coupling, allowed, layers_of, reorder, scored_coupling
+from .coupling_gradient import Plan, affine_coupling, allowed, layers_of, scored_coupling
+from .permute import reorder
 
 Net = Callable[[int, int], nn.Module]
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..autograd import slope
 from ..bijectors import Bijector
 from ..nets import Activation, Parameters
-from ..numeric import slope
 from .base import FlowTransform
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import FlowTransform
-from .reversible import map_with, state_of
+from .compose_reversible import map_with, state_of
 
 
 class Fixed(FlowTransform):

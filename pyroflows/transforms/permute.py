@@ -1,12 +1,15 @@
-"""Permutation of the dimensions."""
+"""Permutations of the dimensions, and orders of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import FlowTransform, check_sizes
-from .written import reorder
+from ..arguments import check_sizes
+from ..autograd import is_compiled_backward
+from .base import FlowTransform
+from .coupling_gradient import allowed
 
 
 class Permute(FlowTransform):
@@ -55,3 +58,34 @@ def as_order(order: str | Sequence[int] | Tensor, input_dim: int) -> Tensor:
         f"expected an order that is 'natural', 'reversed', 'random' or a permutation of "
         f"range({input_dim}), got {order!r}"
     )
+
+
+def reorder(z: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """Takes the last dimension in an order, given also the order back.
+
+    Inductor, of torch 2.13 at least, adds autograd's gradient of it to wrong rows, and to memory of others.
+    """
+    return _Reorder.apply(z, order, back) if allowed() or is_compiled_backward() else z.index_select(-1, order)
+
+
+class _Reorder(torch.autograd.Function):
+    """Reordering back is its gradient; autograd's own adds into zeros."""
+
+    @staticmethod
+    def forward(z: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        return z.index_select(-1, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        order, back = ctx.saved_tensors
+        return _Reorder.apply(grad, back, order), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, z: Tensor, order: Tensor, back: Tensor) -> tuple[Tensor, int]:
+        if in_dims[1:] == (None, None):
+            return _Reorder.apply(z.movedim(in_dims[0], 0), order, back), 0
+        return torch.vmap(lambda z, order: z.index_select(-1, order), in_dims[:2])(z, order), 0

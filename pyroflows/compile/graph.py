@@ -1,0 +1,241 @@
+"""A function of tensors and its gradients as one graph: Python runs once, the graph is replayed or compiled."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from ..seeds import seed_of, seeded
+from .changes import Watch
+from .cuda_graph import launched
+from .errors import Untraceable, reason
+from .inductor import compiled
+from .record import noted
+from .refuse import LIFTS, Guard, Readers
+from .settings import tracing
+from .signature import strides
+from .simplify import quick
+
+# A replay that differs from the function by more than rounding was traced wrongly.
+TOLERANCE = 1e-3
+
+
+class Graph:
+    """A captured function, made by :func:`capture` or :func:`~pyroflows.compile.fuse`.
+
+    Args:
+        module: the graph, a function of the parameters, then the closed-over tensors, then the inputs.
+        parameters: what gradients are taken of.
+        closed: other tensors that the function closes over; read anew at each replay.
+        spec: structure of the function's output.
+        used: for each parameter whether the loss depends on it.
+
+    Attributes:
+        mode: as in ``torch.compile``, and read at the first call. With ``"reduce-overhead"`` all kernels on a GPU are
+            launched at once, as a CUDA graph, with a warning where that cannot be; with ``"automatic"`` without.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        parameters: list[Tensor],
+        closed: list[Tensor],
+        spec: pytree.TreeSpec,
+        used: list[bool],
+    ) -> None:
+        self.module, self.parameters, self.closed = module, parameters, closed
+        self.spec, self.used = spec, used
+        self.mode: str | None = None
+        self._facts = self._read()
+        self._run: Callable | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Any, list[Tensor | None]]:
+        """What the function returns, and the gradients of its loss (None: the loss does not depend on it).
+
+        Gradients are by each parameter, then by each input that required them when traced.
+        """
+        return self.replay(self.parameters, inputs)
+
+    def replay(self, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor | None]]:
+        """The same with other tensors in the place of the parameters."""
+        found = self.run(*parameters, *self.closed, *inputs)
+        count = self.spec.num_leaves
+        gradients = iter(found[count:])
+        value = pytree.tree_unflatten(list(found[:count]), self.spec)
+        return value, [next(gradients) if used else None for used in self.used]
+
+    def run(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """The graph itself, a function of all that it reads; what is None above is left out."""
+        with torch.no_grad():
+            if self._run is None:
+                self._run = launched(quick(self.module, tensors), self.module, tensors, self.mode)
+            if not torch._C._is_any_autocast_enabled():
+                return self._run(*tensors)
+            with torch._C._DisableAutocast():  # what autocast does was traced
+                return self._run(*tensors)
+
+    @property
+    def current(self) -> bool:
+        """Whether the tensors that it reads are still of the kind that it was traced with."""
+        return self._facts == self._read()
+
+    def _read(self) -> list[tuple]:
+        return [(t.shape, t.requires_grad, t.dtype, t.device, strides(t)) for t in (*self.parameters, *self.closed)]
+
+    def compile(self, inputs: Sequence[Tensor], mode: str | None = None) -> "Graph":
+        """Compiles the graph with inductor, at once, and returns it.
+
+        Args:
+            inputs: tensors of the shapes that it was traced with.
+            mode: as in ``torch.compile``; None keeps :attr:`mode`.
+
+        Raises:
+            RuntimeError: if no compiler works here.
+        """
+        self.mode = mode or self.mode
+        self._run = compiled(self.module, [*self.parameters, *self.closed, *inputs], self.mode)
+        return self
+
+
+def capture(
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor] = (),
+    *,
+    parameters: Sequence[Tensor] | None = None,
+    has_aux: bool = False,
+    grad: bool = True,
+    verify: bool = True,
+) -> Graph:
+    """Traces a function of tensors, together with its gradients, to one graph without Python.
+
+    Parameters are found by identity among the tensors that the function closes over. All other tensors that it
+    closes over stay live: changed in place, they change the next replay. Random numbers are drawn anew at each
+    replay from torch's generator. Everything else (numbers, shapes, branches, attributes) is as it was when
+    traced. The validation of torch's distributions is off while tracing; the generator's state is left as it was.
+
+    Args:
+        function: maps tensors to a scalar loss, or to ``(loss, aux)`` with ``has_aux``, where ``aux`` is a tensor
+            or a structure of tensors.
+        inputs: tensors to trace with; a replay takes others of the same shapes and dtypes.
+        parameters: leaves to differentiate by; None finds all that the function uses.
+        has_aux: the function returns ``(loss, aux)``.
+        grad: also trace the gradients.
+        verify: run the function once more and compare it with a replay from the same seed.
+
+    Returns:
+        A callable: ``graph(*inputs) -> (loss, gradients)``, or ``((loss, aux), gradients)``.
+
+    Raises:
+        Untraceable: if the function branches on values, changes what it reads, such as a counter or tensors that it
+            did not make, draws other random numbers than torch's, or gives another answer when replayed.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> graph = capture(lambda x: (weight * x).sum(), [torch.ones(2)])
+        >>> graph(torch.tensor([3.0, 4.0]))
+        (tensor(11.), [tensor([3., 4.])])
+    """
+    tracer, watch = _Tracer(function, parameters, has_aux, grad), Watch(function)
+    with tracing():
+        try:
+            made = _lift(*noted(tracer, _fresh(inputs)), tracer.leaves)
+            graph = Graph(*made, tracer.spec, tracer.used)
+            if what := watch.rewritten([*graph.parameters, *graph.closed]):
+                raise Untraceable(
+                    f"{what} changes whenever the function runs: pass it as a tensor argument, and draw with torch"
+                )
+            if verify:
+                _verify(graph, tracer, inputs)
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(reason(error)) from error
+    return graph
+
+
+class _Tracer:
+    """The function with its gradients as a flat list; notes what it meets when it is recorded."""
+
+    def __init__(self, function: Callable, parameters: Sequence[Tensor] | None, has_aux: bool, grad: bool) -> None:
+        self.function, self.has_aux, self.grad = function, has_aux, grad
+        self.given = None if parameters is None else list(parameters)
+        self.leaves, self.used, self.spec = [], [], None
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        guard = Guard()
+        with guard, Readers(guard), nullcontext() if self.grad else torch.no_grad():
+            value = self.function(*inputs)
+            loss = value[0] if self.has_aux else value
+            self._check(loss)
+            own = [t for t in inputs if t.requires_grad]
+            self.leaves = guard.leaves(own) if self.given is None else self.given
+            gradients = self._gradients(loss, [*self.leaves, *own])
+        found, self.spec = pytree.tree_flatten(value)
+        self.used = [g is not None for g in gradients]
+        return [*(t.detach() for t in found), *(g for g in gradients if g is not None)]
+
+    def _gradients(self, loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
+        if not (self.grad and leaves and loss.requires_grad):
+            return [None] * len(leaves)
+        return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+    def _check(self, loss: object) -> None:
+        if not isinstance(loss, Tensor) or loss.shape != ():
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise Untraceable(f"expected a scalar tensor as loss, got {got}: return (loss, aux) and set has_aux")
+
+
+def _lift(
+    module: nn.Module, graph: fx.Graph, leaves: list[Tensor]
+) -> tuple[fx.GraphModule, list[Tensor], list[Tensor]]:
+    """Makes every tensor that the graph closes over an argument: first the leaves, then the others."""
+    slots = {id(leaf): [] for leaf in leaves}
+    closed: dict[int, Tensor] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        tensor = getattr(module, node.target)
+        if all(user.target in LIFTS for user in node.users):
+            continue  # a number in the code
+        if tensor.requires_grad and not tensor.is_leaf:
+            raise Untraceable(
+                f"a tensor from outside, of shape {tuple(tensor.shape)}, has a history of its own: compute it inside "
+                f"the function, or detach it"
+            )
+        if id(tensor) not in slots:
+            closed[id(tensor)] = tensor
+        slots.setdefault(id(tensor), []).append(node)
+    with graph.inserting_before(next(iter(graph.nodes))):
+        made = [graph.placeholder(f"outside_{index}") for index in range(len(slots))]
+    for placeholder, nodes in zip(made, slots.values(), strict=True):
+        for node in nodes:
+            placeholder.meta.update(node.meta)
+            node.replace_all_uses_with(placeholder)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    # A new module keeps only the constants that are still used.
+    return fx.GraphModule(module, graph), leaves, list(closed.values())
+
+
+def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
+    """Raises unless a replay equals the function run anew from the same seed."""
+    results = []
+    tracer.given = graph.parameters
+    replay, own = torch.no_grad()(graph.module.forward), [*graph.parameters, *graph.closed]
+    for run in (tracer, lambda *given: replay(*own, *given)):
+        with seeded(seed_of("a replay and its function"), *(t.device for t in [*own, *inputs])):
+            results.append(run(*_fresh(inputs)))
+    for expected, got in zip(*results, strict=True):
+        if not torch.allclose(expected, got, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            raise Untraceable(
+                "a replay of the function differs from the function: it uses Python's or NumPy's random numbers, or "
+                "depends on something that changes from call to call; use torch's random numbers and pass what "
+                "changes as tensors"
+            )
+
+
+def _fresh(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs as leaves of their own."""
+    return [t.detach().requires_grad_(t.requires_grad) for t in inputs]

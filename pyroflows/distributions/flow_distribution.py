@@ -1,0 +1,217 @@
+"""A flow as a Pyro distribution."""
+
+from itertools import chain
+from typing import ClassVar
+
+import torch
+from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.distributions.conditional import ConditionalDistribution
+from pyro.distributions.score_parts import ScoreParts
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+
+from ..transforms import FlowTransform
+from ..transforms.fixed import Fixed
+
+
+class FlowDistribution(TorchDistribution, ConditionalDistribution):
+    """The distribution of ``y = transform(x)`` for ``x`` drawn from a base.
+
+    Sampling and then scoring the same value runs the transform once. The batch shape is that of the base
+    broadcast with the context's, so every context row draws noise of its own. It can stand wherever Pyro
+    takes a distribution: priors, guides, likelihoods, under plates, ``expand``, ``mask`` and NUTS.
+
+    Args:
+        base: a distribution over vectors of size ``D``, or over scalars in a batch whose last size is ``D``
+            (it is then made a vector). None is the standard normal on the transform's device and dtype.
+        transform: a flow; one with a context must be conditioned before sampling and scoring.
+        validate_args: as in torch.
+        path: as a guide's site, leave the score of the distribution out of the gradient of the ELBO, whose mean it
+            does not change: gradients are then less noisy, without noise where the distribution is exact, and a step
+            runs the inverse as well. For a base without parameters.
+
+    Raises:
+        TypeError: if ``transform`` is not a :class:`~pyroflows.transforms.FlowTransform`.
+        ValueError: if the base does not have vectors of size ``D``.
+
+    Example:
+        >>> from pyroflows.flows import nsf
+        >>> density = FlowDistribution(transform=nsf(2))
+        >>> density.log_prob(density.sample((5,))).shape
+        torch.Size([5])
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(
+        self,
+        base: Distribution | None = None,
+        transform: FlowTransform | None = None,
+        validate_args: bool | None = None,
+        *,
+        path: bool = False,
+    ) -> None:
+        if not isinstance(transform, FlowTransform):
+            raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
+        base = standard_normal(transform) if base is None else _as_vectors(base, transform.input_dim)
+        batch_shape = _broadcast("a base and a context", base.batch_shape, transform.batch_shape)
+        self.base = base.expand(batch_shape) if batch_shape != base.batch_shape else base
+        self.transform, self.path = transform, path
+        super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the base has."""
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Vectors of real numbers."""
+        return self.transform.codomain
+
+    @property
+    def base_dist(self) -> Distribution:
+        """The base, by the name that it has in torch's ``TransformedDistribution``."""
+        return self.base
+
+    @property
+    def transforms(self) -> list[FlowTransform]:
+        """The transform alone in a list, as code for torch's ``TransformedDistribution`` reads it."""
+        return [self.transform]
+
+    @property
+    def mean(self) -> Tensor:
+        """Not known in closed form, nor that of torch's ``TransformedDistribution``."""
+        raise NotImplementedError("FlowDistribution has no mean in closed form: take draws, or the guide's mean()")
+
+    @property
+    def variance(self) -> Tensor:
+        """Not known in closed form, nor that of torch's ``TransformedDistribution``."""
+        raise NotImplementedError("FlowDistribution has no variance in closed form: take draws, or the guide's sd()")
+
+    def condition(self, context: Tensor) -> "FlowDistribution":
+        """The distribution for a context of shape ``(..., context_dim)``; its batch broadcasts.
+
+        Raises:
+            ValueError: if the transform takes no context.
+        """
+        self.transform._check_context(context)  # which the transform itself may be given in vain
+        return FlowDistribution(self.base, self.transform.condition(context), self._validate_args, path=self.path)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "FlowDistribution":
+        """The same distribution with a larger batch of independent draws."""
+        return FlowDistribution(self.base.expand(batch_shape), self.transform, self._validate_args, path=self.path)
+
+    def rsample(self, sample_shape: Size | tuple = ()) -> Tensor:
+        """Draws ``sample_shape + batch_shape + (D,)`` with gradients."""
+        return self.transform(self.base.rsample(Size(sample_shape)))
+
+    def sample(self, sample_shape: Size | tuple = ()) -> Tensor:
+        """Draws without gradients."""
+        with torch.no_grad():
+            return self.transform(self.base.sample(Size(sample_shape)))
+
+    def rsample_and_log_prob(self, sample_shape: Size | tuple = ()) -> tuple[Tensor, Tensor]:
+        """Draws with gradients, and their log density, in one pass."""
+        x = self.base.rsample(Size(sample_shape))
+        y, ladj = self.transform.call_and_ladj(x)
+        return y, self._log_base(x) - ladj
+
+    def rsample_and_score(self, sample_shape: Size | tuple = ()) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws with gradients, their log density, and its slope there (the score); these two without gradients.
+
+        One forward pass where the transform consists of couplings and affine maps.
+
+        References:
+            Fast and Unified Path Gradient Estimators for Normalizing Flows. Vaitl, Winkler, Richter, Kessel, 2024.
+            https://arxiv.org/abs/2403.15881
+        """
+        x = self.base.rsample(Size(sample_shape)).detach()
+        with torch.enable_grad():
+            fixed = x.requires_grad_()
+            log_prob = self._log_base(fixed)
+            (score,) = torch.autograd.grad(log_prob.sum(), fixed)
+        y, ladj, score = self.transform._map_and_score(x, None, score)
+        return y, log_prob.detach() - ladj, score
+
+    def rsample_and_score_parts(self, sample_shape: Size | tuple = ()) -> tuple[Tensor, ScoreParts]:
+        """Draws with gradients, and what Pyro's ELBOs take of a guide's site, without a second forward pass."""
+        y, log_prob = self.rsample_and_log_prob(sample_shape)
+        return y, self._parts(y, log_prob)
+
+    def score_parts(self, value: Tensor) -> ScoreParts:
+        """What Pyro's ELBOs take of a guide's site.
+
+        References:
+            Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference.
+            Roeder, Wu, Duvenaud, 2017. https://arxiv.org/abs/1703.09194
+        """
+        return self._parts(value, self.log_prob(value))
+
+    def _parts(self, value: Tensor, log_prob: Tensor) -> ScoreParts:
+        if not self.has_rsample:
+            return ScoreParts(log_prob, log_prob, 0)
+        if not self.path:
+            return ScoreParts(log_prob, 0, log_prob)
+        return ScoreParts(log_prob, 0, FlowDistribution(self.base, Fixed(self.transform)).log_prob(value))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
+        _broadcast("a distribution and values", self.batch_shape, value.shape[:-1])
+        x, ladj = self.transform.inv.call_and_ladj(value)
+        return self._log_base(x) + ladj
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """``P(Y <= value)`` of shape ``(...)`` for ``value`` of shape ``(..., 1)``; ``D`` must be 1."""
+        scalar = self._scalar_base("cdf")
+        below = scalar.cdf(self.transform.inv(value)).squeeze(-1)
+        return below if self.transform.sign > 0 else 1 - below
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile of shape ``(..., 1)`` for a probability of shape ``(...)``; ``D`` must be 1."""
+        scalar = self._scalar_base("icdf")
+        below = value if self.transform.sign > 0 else 1 - value
+        return self.transform(scalar.icdf(below.unsqueeze(-1)))
+
+    def _log_base(self, x: Tensor) -> Tensor:
+        # torch's Independent cannot sum over the dimensions of no rows.
+        return self.base.log_prob(x) if x.numel() else x.sum(-1)
+
+    def _scalar_base(self, what: str) -> Distribution:
+        if self.transform.input_dim != 1 or not isinstance(self.base, torch.distributions.Independent):
+            raise ValueError(
+                f"{what} expected one dimension over a base made by .to_event(1), "
+                f"got input_dim={self.transform.input_dim} over {self.base}"
+            )
+        return self.base.base_dist
+
+    def __repr__(self) -> str:
+        return f"FlowDistribution(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+
+
+def _broadcast(what: str, first: Size, second: Size) -> Size:
+    """The batch shape of two that must broadcast."""
+    if not all(m == n or m == 1 or n == 1 for m, n in zip(reversed(first), reversed(second), strict=False)):
+        shapes = f"{tuple(first)} and {tuple(second)}"
+        raise ValueError(f"FlowDistribution expected {what} whose batches broadcast, got {shapes}")
+    return torch.broadcast_shapes(first, second)
+
+
+def standard_normal(transform: FlowTransform) -> Independent:
+    """The standard normal of the transform's size, on its device and in its dtype."""
+    tensors = chain(transform.parameters(), transform.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    loc = torch.zeros(transform.input_dim, dtype=like.dtype, device=like.device)
+    return Independent(Normal(loc, torch.ones_like(loc), validate_args=False), 1, validate_args=False)
+
+
+def _as_vectors(base: Distribution, input_dim: int) -> Distribution:
+    """Makes a batch of scalars whose last size is ``D`` a distribution over vectors."""
+    if base.event_shape == () and base.batch_shape[-1:] == (input_dim,):
+        base = Independent(base, 1)
+    if base.event_shape != (input_dim,):
+        raise ValueError(
+            f"FlowDistribution expected a base over vectors of size {input_dim}, got event shape "
+            f"{tuple(base.event_shape)} and batch shape {tuple(base.batch_shape)}: use .expand and .to_event(1)"
+        )
+    return base

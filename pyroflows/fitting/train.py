@@ -1,0 +1,77 @@
+"""The third stage: the steps of the flow, and what it missed when they are done."""
+
+import math
+from collections.abc import Callable
+from statistics import fmean
+
+import torch
+from tqdm.auto import tqdm
+
+from ..distributions import ComponentBase
+from ..guides import AutoFlow
+from ..infer import Annealed, Gaussian, Objective, ReverseKL, balance, missed_modes, shares
+from ..training import History, SpeedUp, Trainer
+from ..training.stopping import trend
+from .coordinates import Density
+
+# Steps between two looks at whether the fit is done, and draws whose moments are those of a mode that is known.
+LOOK, VALUES = 100, 4000
+
+
+def goal_of(objective: Objective | None, steps: int) -> Objective:
+    """The objective, the reverse KL by default."""
+    if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
+        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
+    return objective or ReverseKL()
+
+
+def fit_flow(
+    trainer: Trainer,
+    speed_up: SpeedUp,
+    objective: Objective,
+    reason_to_stop: Callable[[History], str],
+    balance: Callable[[], None],
+    bar: tqdm,
+) -> None:
+    """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
+    history, steps = trainer.history, speed_up.steps
+    annealing = isinstance(objective, Annealed)
+    while trainer.done < steps and trainer.left > 0:
+        speed_up.step()
+        bar.update()
+        if annealing:
+            objective.advance()
+            annealing = not objective.done
+        if trainer.done % LOOK == 0:
+            balance()
+            bar.set_postfix_str(trend(history))
+            reason = "" if annealing else reason_to_stop(history)
+            if reason and trainer.left == math.inf:
+                history.stopped = reason
+                trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
+        if trainer.done >= steps // 2 and trainer.left == math.inf:
+            history.stopped = "all steps were used"
+            trainer.decay_over(steps - trainer.done)
+    trainer.finish()
+    for _ in range(10):
+        balance()
+
+
+def balance_base(guide: AutoFlow, density: Density) -> None:
+    """Moves mass between the components of the base, where it has some."""
+    if isinstance(guide.base, ComponentBase):
+        balance(guide.core_posterior(), density)
+
+
+def note_missed(
+    guide: AutoFlow, density: Density, rough: Density | None, around: Gaussian, history: History
+) -> list[Gaussian]:
+    """Looks for modes that a guide missed and notes them; returns their Gaussians, after one of the guide's draws."""
+    level, posterior = fmean(history.window(LOOK) or [math.nan]), guide.get_posterior()
+    missed = missed_modes(posterior, density, around, level, rough=rough)
+    history.missed = shares(posterior, missed, level)
+    if not missed:
+        return []
+    with torch.no_grad():
+        own = Gaussian.of(posterior.sample((VALUES,)).to(around.loc))
+    return [own, *(gaussian for _, gaussian in missed)]

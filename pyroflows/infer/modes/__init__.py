@@ -1,0 +1,1 @@
+"""The modes of a density: found, made a base, missed by a flow."""

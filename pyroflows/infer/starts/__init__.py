@@ -1,0 +1,1 @@
+"""Gaussians to start from: L-BFGS paths, batch-and-match, the best full rank."""

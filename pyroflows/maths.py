@@ -1,0 +1,42 @@
+"""Functions of tensors that every floor shares: plain torch, no modules and no Pyro."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def soft_clip(x: Tensor, bound: float) -> Tensor:
+    """Squashes ``x`` smoothly into ``(-bound, bound)`` with unit slope at zero.
+
+    ``x / (1 + |x| / bound)``. An infinite ``x`` gives NaN rather than ``bound``, so that a parameter that
+    has run away is seen and not hidden.
+
+    Example:
+        >>> soft_clip(torch.tensor([0.0, 3.0, -1e30]), 3.0).tolist()
+        [0.0, 1.5, -3.0]
+    """
+    return x / torch.add(1, x.abs(), alpha=1 / bound)
+
+
+def soft_unclip(y: Tensor, bound: float) -> Tensor:
+    """The ``x`` that :func:`soft_clip` maps to ``y``, for ``|y| < bound``."""
+    return y / (1 - y.abs() / bound)
+
+
+def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Points on the arc from vector ``a`` to vector ``b``, of shape ``(steps, D)``; norms go from one to the other.
+
+    A straight line between draws of a normal in many dimensions would pass too near the origin.
+
+    Example:
+        >>> between(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), 3)[1]
+        tensor([1.4142, 1.4142])
+    """
+    share = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).unsqueeze(-1)
+    norms = a.norm(), b.norm()
+    angle = torch.atan2((a * norms[1] - b * norms[0]).norm(), (a * norms[1] + b * norms[0]).norm()) * 2
+    if not 1e-4 < angle < math.pi - 1e-4:  # a line, where there is no arc or more than one
+        return torch.lerp(a, b, share)
+    direction = (torch.sin((1 - share) * angle) * a / norms[0] + torch.sin(share * angle) * b / norms[1]) / angle.sin()
+    return torch.lerp(*norms, share) * direction

@@ -1,0 +1,105 @@
+"""Memory that a model fills in place with what each row has of its own, which vmap refuses, made one for each row."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ..compile.signature import tensors_in
+
+# Calls that are found to make such memory, one in each turn, before this is given up.
+TURNS = 100
+
+
+def rowwise(function: Callable[[Tensor], Any], rows: Tensor, calls: set[int] | None) -> Any:
+    """A function at each of some rows, by vmap.
+
+    Args:
+        function: of one row, the same calls of torch at each.
+        rows: of shape ``(B, D)``.
+        calls: which calls of torch make memory for each row; found while it runs, and added. None looks for none.
+
+    Raises:
+        RuntimeError: if vmap cannot run it.
+    """
+    if calls is None:
+        return torch.func.vmap(function, randomness="same")(rows)
+
+    def apart(row: Tensor) -> Any:
+        with _OfItsOwn(row, calls):
+            return function(row)
+
+    for _ in range(TURNS):
+        before = len(calls)
+        try:
+            return torch.func.vmap(apart, randomness="same")(rows)
+        except RuntimeError:
+            if len(calls) == before:
+                raise
+    raise RuntimeError(f"more than {TURNS} tensors are filled in place")
+
+
+class _OfItsOwn(TorchFunctionMode):
+    """Gives each row memory of its own from the calls of torch that make what is filled in place later.
+
+    All views of such memory are then views of the row's own, so that nothing can be read or written elsewhere.
+
+    Args:
+        row: any tensor that vmap runs over.
+        calls: which calls, counted from 1; where one is missing it is added, and vmap raises its error.
+    """
+
+    def __init__(self, row: Tensor, calls: set[int]) -> None:
+        super().__init__()
+        self._row, self._calls, self._count = row, calls, 0
+        self._made: dict[int, tuple[int, torch.UntypedStorage]] = {}  # kept, so that no other takes its place
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        self._count += 1
+        one_for_all = _changes(func) and isinstance(args[0], Tensor) and not is_batchedtensor(args[0])
+        if one_for_all and any(map(is_batchedtensor, tensors_in((args[1:], kwargs)))):
+            self._calls.update(self._made.get(_storage(args[0]), ())[:1])
+        if func is Tensor.__setitem__ and _is_mask(args[1]):
+            return _put(*args)
+        given = tensors_in((args, kwargs))
+        out = func(*args, **kwargs)
+        old = {_storage(t) for t in given if not is_batchedtensor(t)}
+        return pytree.tree_map_only(Tensor, lambda t: self._noted(t, old), out)
+
+    def _noted(self, made: Tensor, old: set[int]) -> Tensor:
+        """New memory, noted, or one for each row; views of what was there before stay."""
+        if is_batchedtensor(made) or _storage(made) in old:
+            return made
+        if self._count in self._calls:
+            return self._row.new_empty(made.shape, dtype=made.dtype, device=made.device).copy_(made)
+        self._made.setdefault(_storage(made), (self._count, made.untyped_storage()))
+        return made
+
+
+def _changes(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    return func is Tensor.__setitem__ or name.startswith("__i") or (name.endswith("_") and not name.startswith("_"))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > 0
+
+
+def _put(base: Tensor, mask: Tensor, value: Any) -> None:
+    """``base[mask] = value`` with shapes that do not depend on the mask, so that it can be traced."""
+    value, inner = torch.as_tensor(value).to(base), base.dim() - mask.dim()
+    if value.dim() > inner and len(value) == 0:
+        return
+    if value.dim() > inner:
+        place = (mask.flatten().cumsum(0) - 1).clamp(0, len(value) - 1)
+        value = value.index_select(0, place).reshape(mask.shape + value.shape[1:])
+    base.copy_(torch.where(mask.reshape(mask.shape + (1,) * inner), value, base))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

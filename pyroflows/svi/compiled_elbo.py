@@ -1,0 +1,247 @@
+"""An ELBO for any Pyro model and guide whose steps are one graph: traced once, then replayed or compiled."""
+
+import math
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.util import warn_if_inf, warn_if_nan
+from torch import Tensor
+
+from ..arguments import check_counts
+from ..compile import Graph, Untraceable, capture
+from ..compile.changes import Watch
+from ..compile.cuda_graph import CUDA_GRAPHS
+from ..compile.signature import functions_in, signature, without_numbers
+from .cached_step import OFTEN, RETRACES, Plain, Same, Step, autocast_types, check_handlers
+from .graph_gradients import StepLoss, accumulate
+from .particles import Particles
+
+# Values of a number among the arguments that get a graph each.
+NUMBERS = 8
+# Calls in turn that fit no graph, after which a warning is due.
+MISSES = 20
+# Of torch.compile, which takes seconds to import the names.
+MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
+
+
+class CompiledTrace_ELBO(Trace_ELBO):
+    """``Trace_ELBO`` without Python's and Pyro's overhead: the same estimate, as one graph that is reused.
+
+    Loss and gradients are traced once for each signature (shapes, dtypes and devices of tensors, values of other
+    arguments, gradients on or off), then replayed; with ``compile`` they are also compiled. Particles are batched
+    by ``torch.func.vmap``, so a model need not be vectorised; they share the indices of subsampled plates, which
+    are drawn anew at every step. Pass data that changes as tensor arguments: other values of the same shapes need
+    no new trace. Tensors that the model closes over are read anew at each step; modes, attributes, globals and
+    closures are watched, and a change means a new trace. The first step runs the model several times, under Pyro's
+    validation; later ones run no Python, so that they validate nothing.
+
+    What cannot be traced (branches on values, latents that are not reparameterised, statistics and counters updated
+    in place, random numbers of Python or NumPy) runs as plain ``Trace_ELBO``, after one warning.
+
+    Args:
+        num_particles: draws behind each estimate.
+        max_plate_nesting: as in ``Trace_ELBO``, for steps that run as that does; so are all others up to ``compile``,
+            in the same order.
+        max_iarange_nesting: its old name.
+        vectorize_particles: batch the particles in such plain steps, too; traced ones always are.
+        strict_enumeration_warning: has no meaning here, as in ``Trace_ELBO``.
+        ignore_jit_warnings: likewise.
+        jit_options: likewise.
+        retain_graph: keep the graph of the arguments, and that of plain steps, after ``loss_and_grads``.
+        tail_adaptive_beta: has no meaning here.
+        compile: compile with inductor, which takes seconds to minutes once; otherwise replay the traced graph.
+        strict: raise where the plain ELBO would be used instead.
+        mode: as in ``torch.compile``; ``"reduce-overhead"`` uses CUDA graphs on a GPU, compiled or not.
+        cache_size: how many signatures are kept.
+
+    Raises:
+        Untraceable: at a step, if ``strict`` and the model or guide cannot be traced.
+        ValueError: if ``mode`` is not one of torch's.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro.infer import SVI
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> def model(y):
+        ...     loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+        >>> elbo = CompiledTrace_ELBO(num_particles=8, compile=False)
+        >>> svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.1}), elbo)
+        >>> svi.step(torch.tensor(1.0)) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        max_iarange_nesting: float | None = None,
+        vectorize_particles: bool = False,
+        strict_enumeration_warning: bool = True,
+        ignore_jit_warnings: bool = False,
+        jit_options: dict | None = None,
+        retain_graph: bool | None = None,
+        tail_adaptive_beta: float = -1.0,
+        *,
+        compile: bool = True,
+        strict: bool = False,
+        mode: str | None = None,
+        cache_size: int = 8,
+    ) -> None:
+        check_counts("CompiledTrace_ELBO", {}, num_particles=num_particles, cache_size=cache_size)
+        if mode not in (None, *MODES):
+            raise ValueError(f"CompiledTrace_ELBO expected mode to be None or one of {', '.join(MODES)}, got {mode!r}")
+        super().__init__(
+            num_particles,
+            max_plate_nesting,
+            max_iarange_nesting,
+            vectorize_particles,
+            strict_enumeration_warning,
+            ignore_jit_warnings,
+            jit_options,
+            retain_graph,
+            tail_adaptive_beta,
+        )
+        self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
+        self._forget()
+
+    def _forget(self) -> None:
+        self._cache: OrderedDict[tuple, Step | Plain] = OrderedDict()
+        self._numbers: Counter[tuple] = Counter()
+        self._warned: set[str] = set()
+        self.traces = self._misses = 0
+
+    def __getstate__(self) -> dict:
+        """Without the graphs."""
+        kept = vars(self).keys() - {"_cache", "_misses", "_numbers", "_warned", "traces"}
+        return {key: getattr(self, key) for key in kept}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
+        """The estimate of the negative ELBO, in nats."""
+        with torch.inference_mode(False), torch.no_grad():
+            step, inputs = self._step(model, guide, args, kwargs)
+            if step is None:
+                return super().loss(model, guide, *args, **kwargs)
+            return checked(self._ready(step, inputs)(*inputs)[0].item())
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
+        """The estimate of the negative ELBO, in nats; adds its gradients to the parameters' ``grad``."""
+        step, inputs = self._step(model, guide, args, kwargs)
+        if step is None:
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+        self._ready(step, inputs)
+        if any(t.requires_grad for t in inputs):
+            loss = StepLoss.apply(step, len(inputs), *inputs, *step.graph.parameters)
+            loss.backward(retain_graph=self.retain_graph)
+        else:
+            loss, gradients = step.graph(*inputs)
+            accumulate(step.graph.parameters, gradients)
+        return checked(loss.item())
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> Tensor:
+        """The estimate as a scalar tensor, differentiable once by parameters and arguments."""
+        step, inputs = self._step(model, guide, args, kwargs)
+        if step is None:
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        self._ready(step, inputs)
+        return StepLoss.apply(step, len(inputs), *inputs, *step.graph.parameters)
+
+    def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Step | None, list[Tensor]]:
+        """The step for this signature, made where there is none, and its inputs; None means the plain ELBO."""
+        inputs: list[Tensor] = []
+        try:
+            check_handlers()
+            settings = torch.is_grad_enabled(), torch.get_default_dtype(), autocast_types()
+            key = (Same(model), Same(guide), settings, signature((args, kwargs), inputs))
+        except Untraceable as error:
+            return self._refuse(error), inputs
+        kept = self._cache.get(key)
+        self._misses = 0 if kept else self._misses + 1
+        if self._misses == MISSES:
+            self._warn(
+                f"CompiledTrace_ELBO has traced each of its last {MISSES} calls: make model and guide once, and pass "
+                f"what changes as tensors of few shapes"
+            )
+        if kept is None or not kept.current:
+            kept = self._cache[key] = self._make(key, args, kwargs, inputs, kept)
+        self._cache.move_to_end(key)
+        if len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+        return (kept.announce() if isinstance(kept, Step) else None), inputs
+
+    def _make(
+        self, key: tuple, args: tuple, kwargs: dict, inputs: list[Tensor], old: Step | Plain | None
+    ) -> Step | Plain:
+        """Traces a step in the place of an old one."""
+        model, guide = key[0].thing, key[1].thing
+        change = old.watch.changed() if old else None
+        retraces, watch = old.retraces + 1 if change and old.uses < OFTEN else 0, None
+        roots = (model, guide, *functions_in((args, kwargs)))
+        try:
+            if retraces > RETRACES:
+                raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
+            if old is None:
+                self._count_numbers(key)
+            particles = Particles(model, guide, args, kwargs, self.num_particles)
+            self.traces += 1
+            watch = Watch(*roots)
+            with pyro.validation_enabled(False):  # which branches on values
+                graph = capture(particles, inputs, grad=torch.is_grad_enabled())
+            after = Watch(*roots, read=(*graph.parameters, *graph.closed), before=watch)
+            return Step(graph, particles.params, after, retraces)
+        except Untraceable as error:
+            self._refuse(error)
+            # Nothing is tried again that changes whenever it is tried.
+            return Plain(None if watch and watch.changed() else watch, retraces)
+
+    def _count_numbers(self, key: tuple) -> None:
+        family = without_numbers(key)
+        if family == key:
+            return
+        if len(self._numbers) > 10 * self.cache_size:
+            self._numbers.clear()  # which holds on to models and guides
+        self._numbers[family] += 1
+        if self._numbers[family] > NUMBERS:
+            raise Untraceable(
+                f"a number among the arguments has had more than {NUMBERS} values: pass it as a tensor, of any value"
+            )
+
+    def _ready(self, step: Step, inputs: list[Tensor]) -> Graph:
+        """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
+        if not step.ready:
+            step.ready = True
+            self._compiled(step.graph, inputs)
+        return step.graph
+
+    def _compiled(self, graph: Graph, inputs: list[Tensor]) -> Graph:
+        graph.mode = self.mode
+        if not self.compile:
+            return graph
+        try:
+            return graph.compile(inputs)
+        except Exception as error:  # whatever a compiler raises, the graph itself is right
+            self._warn(f"CompiledTrace_ELBO replays its graph uncompiled, since the compiler failed: {error}")
+            return graph
+
+    def _refuse(self, error: Untraceable) -> None:
+        if self.strict:
+            raise error
+        self._warn(f"CompiledTrace_ELBO runs as plain Trace_ELBO, since it cannot be traced: {error}")
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=6)
+
+
+def checked(loss: float) -> float:
+    """The loss, announced as Pyro does where it is NaN, and also where it is infinite."""
+    return warn_if_inf(warn_if_nan(loss, "loss"), "loss")

@@ -1,0 +1,18 @@
+"""Training that does not break: by steps on an ELBO, by epochs on minibatches."""
+
+from .batches import Batches
+from .epochs import EpochLog, Epochs
+from .history import History
+from .speed import SpeedUp
+from .steps import Trainer
+from .threads import Threads
+
+__all__ = [
+    "Batches",
+    "EpochLog",
+    "Epochs",
+    "History",
+    "SpeedUp",
+    "Threads",
+    "Trainer",
+]

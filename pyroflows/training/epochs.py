@@ -1,0 +1,233 @@
+"""Training on minibatches, epoch by epoch: early stopping, the best state kept, checkpoints, bad steps dropped."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .. import files
+from .average import averaging_weight
+from .threads import Threads
+
+# Steps over which the learning rate rises, and the largest norm of a gradient.
+WARMUP, CLIP = 50, 10.0
+KIND = "a checkpoint of training by epochs"
+
+
+@dataclass
+class EpochLog:
+    """What was recorded at each epoch.
+
+    Args:
+        train: mean loss over the epoch's finite steps.
+        validation: loss on rows held out, where there are some.
+        bad_steps: how many steps were dropped, as their loss or gradient was not finite.
+        best_epoch: the epoch, from 1 on, whose state was kept.
+        stopped: why training ended.
+        notes: what was found in the data, a sentence each.
+    """
+
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    bad_steps: int = 0
+    best_epoch: int = 0
+    stopped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+class Epochs:
+    """Trains a module by Adam on minibatches, with averaged iterates.
+
+    The learning rate rises over the first steps, then falls along a cosine to one percent at the last epoch. A
+    step whose loss or gradient is not finite is dropped. With validation, the best average is what is left in
+    the module, otherwise the last one, also if training ends with an error; it is left in evaluation mode.
+
+    Args:
+        module: what is trained, in place.
+        lr: largest learning rate.
+        weight_decay: as in AdamW.
+        average: decay of the moving average of the parameters, by step; 0 keeps the last iterate.
+
+    Raises:
+        ValueError: if ``lr`` is not positive and finite.
+    """
+
+    def __init__(self, module: nn.Module, *, lr: float, weight_decay: float = 0.0, average: float = 0.99) -> None:
+        if not 0 < lr < math.inf:
+            raise ValueError(f"expected a learning rate lr > 0, got {lr!r}")
+        self.module, self.lr, self.average = module, lr, average
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        self.mean = [p.detach().clone() for p in self.parameters]
+        self.best: dict[str, Tensor] | None = None
+        self.log, self.steps = EpochLog(), 0
+
+    def run(
+        self,
+        loss: Callable[..., Tensor],
+        batches: Iterable[tuple],
+        epochs: int,
+        *,
+        validate: Callable[[], float] | None = None,
+        patience: int | None = None,
+        checkpoint: Path | None = None,
+        progress: bool = True,
+    ) -> EpochLog:
+        """Trains until ``epochs`` are done, counted from the first run on, or nothing was gained for long.
+
+        Args:
+            loss: the mean loss of the rows of a batch, called as ``loss(*batch)``.
+            batches: gives an epoch's batches, anew each time that it is iterated.
+            epochs: how many epochs in all.
+            validate: the loss on rows held out.
+            patience: epochs without a new best validation loss after which to stop, None for never.
+            checkpoint: a file that is written after each epoch.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: if there are no batches.
+            FloatingPointError: if no step of an epoch was finite; the module is left as at the best epoch.
+        """
+        log = self.log
+        with ExitStack() as at_end:
+            threads = at_end.enter_context(Threads())
+            at_end.callback(self._finish)  # also after a batch that was refused, or Ctrl-C
+            bar = at_end.enter_context(tqdm(total=epochs, initial=len(log.train), disable=not progress, unit="epoch"))
+            while len(log.train) < epochs:
+                log.train.append(self._epoch(loss, batches, epochs, threads))
+                if validate is not None:
+                    self._judge(validate)
+                if checkpoint is not None:
+                    files.write(self.state_dict(), checkpoint)
+                bar.update()
+                bar.set_postfix_str(_trend(log))
+                if patience is not None and validate is not None and len(log.train) - log.best_epoch >= patience:
+                    log.stopped = f"no gain on the held-out rows for {patience} epochs"
+                    break
+        log.stopped = log.stopped or "all epochs were used"
+        return log
+
+    def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int, threads: Threads) -> float:
+        self.module.train()
+        fall = 0.505 + 0.495 * math.cos(math.pi * len(self.log.train) / epochs)
+        found = [threads.run(lambda batch=batch: self.step(loss(*batch), fall)) for batch in batches]
+        if not found:
+            raise ValueError(
+                "expected at least one batch, got none: the data or the loader is empty, or it is an iterator, which "
+                "cannot be run through again for the next epoch"
+            )
+        finite = [value for value in found if math.isfinite(value)]
+        self.log.bad_steps += len(found) - len(finite)
+        if not finite:
+            raise FloatingPointError(
+                f"expected finite losses and gradients, got none in epoch {len(self.log.train) + 1}: "
+                f"try a smaller lr, or double precision"
+            )
+        return sum(finite) / len(finite)
+
+    def step(self, loss: Tensor, rate: float = 1.0) -> float:
+        """One step down a loss, at a share of the learning rate; returns the loss, NaN where it was dropped."""
+        self.adam.zero_grad()
+        loss.backward()
+        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.stack([norm.to(loss) for norm in torch._foreach_norm(slopes)]).norm()
+        value, norm = torch.stack([loss.detach(), norm]).tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            return math.nan
+        if norm > CLIP:
+            torch._foreach_mul_(slopes, CLIP / norm)
+        self.steps += 1
+        self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
+        self.adam.step()
+        with torch.no_grad():
+            weight = averaging_weight(self.average, self.steps)
+            torch._foreach_lerp_(self.mean, self.parameters, weight)
+        return value
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, parameter in zip(self.mean, self.parameters, strict=True):
+            mean.data, parameter.data = parameter.data, mean.data
+
+    def _judge(self, validate: Callable[[], float]) -> None:
+        """Keeps the averaged state if it is the best so far."""
+        self._swap()
+        self.module.eval()
+        with torch.no_grad():
+            value = float(validate())
+        earlier = [v for v in self.log.validation if math.isfinite(v)]
+        self.log.validation.append(value)
+        if math.isfinite(value) and value < min(earlier, default=math.inf):
+            self.log.best_epoch = len(self.log.train)
+            self.best = {key: tensor.clone() for key, tensor in self.module.state_dict().items()}
+        self._swap()
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """Leaves the best state, or the average, in the module."""
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+        else:
+            for mean, parameter in zip(self.mean, self.parameters, strict=True):
+                parameter.copy_(mean)
+        self.module.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on: parameters, their averages, Adam's moments, the log, torch's generator."""
+        return {
+            "module": self.module.state_dict(),
+            "mean": self.mean,
+            "adam": self.adam.state_dict(),
+            "best": self.best,
+            "log": asdict(self.log),
+            "steps": self.steps,
+            "generator": torch.get_rng_state(),
+        }
+
+    def load(self, path: Path) -> None:
+        """Goes on from a file that was written by :meth:`run`.
+
+        Raises:
+            ValueError: if it is damaged, of another kind or another architecture; nothing is changed then.
+        """
+        state = files.check_keys(files.read(path, KIND), self.state_dict().keys(), KIND)
+        files.check_keys(state["log"], asdict(self.log).keys(), f"the log of {KIND}")
+        self.load_state_dict(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where another run was saved.
+
+        Raises:
+            ValueError: if the state is of another architecture; nothing is changed then.
+        """
+        own, given = (_shapes(s["module"], s["mean"]) for s in (self.state_dict(), state))
+        if own != given:
+            wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
+            raise ValueError(
+                f"expected a checkpoint of this architecture, got one that differs in {len(wrong)} tensors, such as "
+                f"{wrong[0]}: {given.get(wrong[0])} for {own.get(wrong[0])}"
+            )
+        self.module.load_state_dict(state["module"])
+        with torch.no_grad():
+            for mean, value in zip(self.mean, state["mean"], strict=True):
+                mean.copy_(value)
+        self.adam.load_state_dict(state["adam"])
+        self.best, self.log, self.steps = state["best"], EpochLog(**state["log"]), state["steps"]
+        torch.set_rng_state(state["generator"].cpu())
+
+
+def _shapes(module: dict[str, Tensor], means: list[Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a module's tensors by name, and of the averages of those that are trained."""
+    averages = {f"average {i}": mean for i, mean in enumerate(means)}
+    return {name: tuple(tensor.shape) for name, tensor in {**module, **averages}.items()}
+
+
+def _trend(log: EpochLog) -> str:
+    held = f", held out {log.validation[-1]:.4g} (best at {log.best_epoch})" if log.validation else ""
+    return f"loss {log.train[-1]:.4g}{held}" + (f", {log.bad_steps} bad steps" if log.bad_steps else "")
