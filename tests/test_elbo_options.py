@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from contextvars import ContextVar
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from torch.distributions import Normal
 
 from pyroflows import CompiledTrace_ELBO
 
@@ -60,3 +62,28 @@ def test_f6_retain_graph_keeps_the_graph_of_the_arguments() -> None:
     elbo.loss_and_grads(model, guide, y)
     elbo.loss_and_grads(model, guide, y)
     assert weight.grad.isfinite()
+
+
+SPREAD = ContextVar("spread", default=1.0)
+
+
+def test_retrace_forgets_the_graphs() -> None:
+    def model(y: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Delta(torch.tensor(0.0)))
+        pyro.sample("y", dist.Normal(loc, SPREAD.get()), obs=y)
+
+    elbo, y = CompiledTrace_ELBO(compile=False, strict=True), torch.tensor(3.0)
+
+    def guide(y: torch.Tensor) -> None:
+        pyro.sample("loc", dist.Delta(torch.tensor(0.0)))
+
+    def loss() -> float:
+        return elbo.loss(model, guide, y)
+
+    first, token = loss(), SPREAD.set(3.0)
+    elbo.retrace()
+    changed = loss()
+    SPREAD.reset(token)
+    assert changed == pytest.approx(Normal(0.0, 3.0).log_prob(y).neg().item())
+    assert first == pytest.approx(Normal(0.0, 1.0).log_prob(y).neg().item())
+    assert elbo.traces == 2

@@ -35,9 +35,14 @@ class CompiledTrace_ELBO(Trace_ELBO):
     arguments, gradients on or off), then replayed; with ``compile`` they are also compiled. Particles are batched
     by ``torch.func.vmap``, so a model need not be vectorised; they share the indices of subsampled plates, which
     are drawn anew at every step. Pass data that changes as tensor arguments: other values of the same shapes need
-    no new trace. Tensors that the model closes over are read anew at each step; modes, attributes, globals and
-    closures are watched, and a change means a new trace. The first step runs the model several times, under Pyro's
-    validation; later ones run no Python, so that they validate nothing.
+    no new trace. The first step runs the model several times, under Pyro's validation; later ones run no Python, so
+    that they validate nothing. What may change between steps:
+
+    - Tensors among arguments, parameters and buffers are read anew at each step.
+    - Modes, identities of parameters and buffers, ``requires_grad``, hooks, and plain numbers, strings and enums that
+      the user's own code names are compared at each step; a change means a new trace.
+    - Of all else some is looked at, as :doc:`/inference` says, and some is not.
+    - :meth:`retrace` forgets all graphs by hand.
 
     What cannot be traced (branches on values, latents that are not reparameterised, statistics and counters updated
     in place, random numbers of Python or NumPy) runs as plain ``Trace_ELBO``, after one warning.
@@ -114,6 +119,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
         self._numbers: Counter[tuple] = Counter()
         self._warned: set[str] = set()
         self.traces = self._misses = 0
+
+    def retrace(self) -> None:
+        """Forgets all graphs, so that the next step of each signature is traced anew."""
+        self._cache.clear()
+        self._numbers.clear()
+        self._misses = 0
 
     def __getstate__(self) -> dict:
         """Without the graphs."""
