@@ -1,5 +1,6 @@
 """What fit and log joints are given that they cannot take: misspelt options, dtypes, supports, no rows at all."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pyroflows import AutoFlow, fit, log_joint
+from pyroflows import AutoFlow, calibrate, fit, log_joint
 from pyroflows.compile.inductor_mends import mended
 from pyroflows.fitting.options import check_arguments
 
@@ -36,11 +37,25 @@ Y = torch.tensor(1.0)
 
 @pytest.mark.parametrize("one", [model, Model(), partial(model), poutine.scale(model, scale=2.0), Model().forward])
 def test_a12_misspelt_options_are_named(one: Callable) -> None:
-    with pytest.raises(TypeError, match=r"got 'callback', which is neither: the model takes y, scale"):
-        fit(one, Y, callback=print)
+    with pytest.raises(TypeError, match=r"got 'optimizer', which is neither: the model takes y, scale"):
+        fit(one, Y, optimizer=print)
     with pytest.raises(TypeError, match=r"got 'step', which is neither: did you mean 'steps'\?"):
         fit(one, Y, step=3)
     check_arguments(one, {"scale": 2.0}, ["steps"])
+
+
+def test_a12_misspelt_options_of_calibrate_are_named() -> None:
+    message = r"calibrate expected options .* got 'num_simulation', which is neither: did you mean 'num_simulations'\?"
+    with pytest.raises(TypeError, match=message):
+        calibrate(model, Y, num_simulation=20)
+
+
+@pytest.mark.parametrize("call", [fit, calibrate])
+def test_a12_options_are_passed_by_name_alone(call: Callable) -> None:
+    taken, *others = inspect.signature(call).parameters.values()
+    kinds = {p.name: p.kind for p in others}
+    assert (taken.name, kinds.pop("args"), kinds.pop("kwargs")) == ("model", taken.VAR_POSITIONAL, taken.VAR_KEYWORD)
+    assert set(kinds.values()) == {taken.KEYWORD_ONLY}
 
 
 def test_a12_a_model_may_take_any_name() -> None:

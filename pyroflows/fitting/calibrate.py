@@ -19,6 +19,7 @@ from ..posterior import Draws, Posterior
 from .calibration import HOPELESS, LEAST, Calibration
 from .fit import fit as default_fit
 from .interruptions import INTERRUPTED
+from .options import check_arguments
 
 Call = tuple[Model, tuple, dict]
 
@@ -55,6 +56,7 @@ def calibrate(
         kwargs: the model's keyword arguments.
 
     Raises:
+        TypeError: for an argument that neither ``calibrate`` nor the model takes.
         ValueError: for too few simulations or draws, or a model without data, of a minibatch, with parameters, or with
             factors.
 
@@ -65,6 +67,7 @@ def calibrate(
         https://arxiv.org/abs/1802.02538
     """
     check_counts("calibrate", {"num_simulations": LEAST}, num_simulations=num_simulations, draws=draws)
+    check_arguments(model, kwargs, inspect.signature(calibrate).parameters, "calibrate")
     simulate, fitted = _simulator(model, args, kwargs, observed), _Fits(fit, refine, warm_start)
     ranks = []
     for _ in tqdm(range(num_simulations), disable=not progress, unit="fit"):

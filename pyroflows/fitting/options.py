@@ -39,8 +39,8 @@ def check_options(
         raise TypeError(f"fit expected objective to be None or one of pyroflows.infer.objectives, got {objective!r}")
 
 
-def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterable[str]) -> None:
-    """Raises if there is an argument by a name that neither ``fit`` nor the model takes."""
+def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterable[str], caller: str = "fit") -> None:
+    """Raises if there is an argument by a name that neither the caller, of these options, nor the model takes."""
     try:
         taken = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
     except (TypeError, ValueError):  # of what is not written in Python
@@ -52,7 +52,7 @@ def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterabl
         near = difflib.get_close_matches(name, [*options, *by_name], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the model takes {', '.join(by_name) or 'none by name'}"
         raise TypeError(
-            f"fit expected options of its own or arguments of the model, got {name!r}, which is neither: {hint}"
+            f"{caller} expected options of its own or arguments of the model, got {name!r}, which is neither: {hint}"
         )
 
 
