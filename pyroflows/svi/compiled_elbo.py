@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import pyro
@@ -15,15 +14,12 @@ from ..arguments import check_counts
 from ..compile import Graph, Untraceable, capture
 from ..compile.changes import Watch
 from ..compile.cuda_graph import CUDA_GRAPHS
-from ..compile.signature import functions_in, signature, without_numbers
+from ..compile.signature import functions_in, signature
 from .cached_step import OFTEN, RETRACES, Plain, Same, Step, autocast_types, check_handlers
 from .graph_gradients import StepLoss, accumulate
 from .particles import Particles
+from .step_cache import MISSES, StepCache
 
-# Values of a number among the arguments that get a graph each.
-NUMBERS = 8
-# Calls in turn that fit no graph, after which a warning is due.
-MISSES = 20
 # Of torch.compile, which takes seconds to import the names.
 MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
 
@@ -112,13 +108,16 @@ class CompiledTrace_ELBO(Trace_ELBO):
             tail_adaptive_beta,
         )
         self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
-        self._forget()
+        self._start()
 
-    def _forget(self) -> None:
-        self._cache: OrderedDict[tuple, Step | Plain] = OrderedDict()
-        self._numbers: Counter[tuple] = Counter()
+    def _start(self) -> None:
         self._warned: set[str] = set()
-        self.traces = self._misses = 0
+        self.traces = 0
+        self.retrace()
+
+    def retrace(self) -> None:
+        """Forgets all graphs, so that the next step of each signature is traced anew."""
+        self._cache = StepCache(self.cache_size)
 
     def retrace(self) -> None:
         """Forgets all graphs, so that the next step of each signature is traced anew."""
@@ -128,12 +127,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
 
     def __getstate__(self) -> dict:
         """Without the graphs."""
-        kept = vars(self).keys() - {"_cache", "_misses", "_numbers", "_warned", "traces"}
+        kept = vars(self).keys() - {"_cache", "_warned", "traces"}
         return {key: getattr(self, key) for key in kept}
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self._forget()
+        self._start()
 
     def loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> float:
         """The estimate of the negative ELBO, in nats."""
@@ -175,17 +174,14 @@ class CompiledTrace_ELBO(Trace_ELBO):
         except Untraceable as error:
             return self._refuse(error), inputs
         kept = self._cache.get(key)
-        self._misses = 0 if kept else self._misses + 1
-        if self._misses == MISSES:
+        if self._cache.misses == MISSES:
             self._warn(
                 f"CompiledTrace_ELBO has traced each of its last {MISSES} calls: make model and guide once, and pass "
                 f"what changes as tensors of few shapes"
             )
         if kept is None or not kept.current:
-            kept = self._cache[key] = self._make(key, args, kwargs, inputs, kept)
-        self._cache.move_to_end(key)
-        if len(self._cache) > self.cache_size:
-            self._cache.popitem(last=False)
+            kept = self._make(key, args, kwargs, inputs, kept)
+        self._cache.keep(key, kept)
         return (kept.announce() if isinstance(kept, Step) else None), inputs
 
     def _make(
@@ -200,7 +196,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
             if retraces > RETRACES:
                 raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
             if old is None:
-                self._count_numbers(key)
+                self._cache.count(key)
             particles = Particles(model, guide, args, kwargs, self.num_particles)
             self.traces += 1
             watch = Watch(*roots)
@@ -212,18 +208,6 @@ class CompiledTrace_ELBO(Trace_ELBO):
             self._refuse(error)
             # Nothing is tried again that changes whenever it is tried.
             return Plain(None if watch and watch.changed() else watch, retraces)
-
-    def _count_numbers(self, key: tuple) -> None:
-        family = without_numbers(key)
-        if family == key:
-            return
-        if len(self._numbers) > 10 * self.cache_size:
-            self._numbers.clear()  # which holds on to models and guides
-        self._numbers[family] += 1
-        if self._numbers[family] > NUMBERS:
-            raise Untraceable(
-                f"a number among the arguments has had more than {NUMBERS} values: pass it as a tensor, of any value"
-            )
 
     def _ready(self, step: Step, inputs: list[Tensor]) -> Graph:
         """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
