@@ -119,12 +119,6 @@ class CompiledTrace_ELBO(Trace_ELBO):
         """Forgets all graphs, so that the next step of each signature is traced anew."""
         self._cache = StepCache(self.cache_size)
 
-    def retrace(self) -> None:
-        """Forgets all graphs, so that the next step of each signature is traced anew."""
-        self._cache.clear()
-        self._numbers.clear()
-        self._misses = 0
-
     def __getstate__(self) -> dict:
         """Without the graphs."""
         kept = vars(self).keys() - {"_cache", "_warned", "traces"}
