@@ -30,3 +30,15 @@ def seeded(seed: int | None, *devices: torch.device) -> Iterator[None]:
         # torch.manual_seed would also seed GPUs that are not in use yet.
         (torch.manual_seed if elsewhere else torch.default_generator.manual_seed)(seed)
         yield
+
+
+def generators() -> list[torch.Tensor]:
+    """The states of torch's generators: the CPU's, and those of the GPUs in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def rewind(states: list[torch.Tensor]) -> None:
+    """Sets the generators to states that they had."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

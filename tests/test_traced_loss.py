@@ -44,7 +44,7 @@ def test_values_and_gradients_for_each_shape() -> None:
 def test_shapes_without_end_are_left_alone() -> None:
     module = nn.Linear(3, 1)
     loss, calls = counted(module)
-    traced = TracedLoss(loss, module.parameters())
+    traced = TracedLoss(loss, module.parameters(), audit=0)
     for rows in range(1, 9):
         traced(torch.randn(rows, 3))
     calls.clear()
@@ -131,12 +131,12 @@ def test_a_vae_trains_as_without(flow: Callable | None) -> None:
     assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
-def test_a_vae_calls_its_parts_only_to_trace() -> None:
+def test_a_vae_calls_its_parts_only_to_trace_and_audit() -> None:
     calls: list[int] = []
     vae = build()
     vae.decoder.register_forward_hook(lambda *_: calls.append(1))
     vae.fit([bits(20)] * 40, epochs=1, progress=False)
-    assert len(calls) < 5
+    assert len(calls) < 12  # five of them in audits
     vae.fit([bits(20)] * 40, epochs=1, progress=False, trace=False)
     assert len(calls) > 40
 

@@ -25,15 +25,24 @@ def equal(expected: Callable, got: Callable, tensors: Sequence[Tensor], toleranc
         given = copies(tensors)
         with seeded(seed_of("two functions that are compared"), *(t.device for t in given)):
             results.append([*function(*given), *given])
-    return all(_close(a, b, tolerance) for a, b in zip(*results, strict=True))
+    return all(close(a, b, tolerance) for a, b in zip(*results, strict=True))
 
 
-def _close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
+def close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
+    """Whether numbers differ by no more than a multiple of themselves and of the largest of their tensor."""
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return False
     if not expected.is_floating_point() and not expected.is_complex():
         return torch.equal(expected, got)
     finite = expected[expected.isfinite()]
     scale = finite.abs().max().item() if len(finite) else 0.0
     return torch.allclose(expected, got, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def coarsest(module: fx.GraphModule) -> float:
+    """The distance from 1 to the next number in the coarsest type of numbers in a graph."""
+    kinds = {node.meta["kind"][2] for node in module.graph.nodes if "kind" in node.meta}
+    return max((torch.finfo(kind).eps for kind in kinds if kind.is_floating_point), default=1.0)
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from ..seeds import seed_of, seeded
+from ..seeds import seeded
+from .audit import difference, fresh, trained
 from .changes import Watch
+from .compare import coarsest
 from .cuda_graph import launched
 from .errors import Untraceable, reason
 from .inductor import compiled
@@ -18,9 +20,6 @@ from .refuse import LIFTS, Guard, Readers
 from .settings import tracing
 from .signature import strides
 from .simplify import quick
-
-# A replay that differs from the function by more than rounding was traced wrongly.
-TOLERANCE = 1e-3
 
 
 class Graph:
@@ -32,6 +31,7 @@ class Graph:
         closed: other tensors that the function closes over; read anew at each replay.
         spec: structure of the function's output.
         used: for each parameter whether the loss depends on it.
+        function: what the graph was made of, for audits.
 
     Attributes:
         mode: as in ``torch.compile``, and read at the first call. With ``"reduce-overhead"`` all kernels on a GPU are
@@ -45,9 +45,10 @@ class Graph:
         closed: list[Tensor],
         spec: pytree.TreeSpec,
         used: list[bool],
+        function: "_Tracer | None" = None,
     ) -> None:
         self.module, self.parameters, self.closed = module, parameters, closed
-        self.spec, self.used = spec, used
+        self.spec, self.used, self._function = spec, used, function
         self.mode: str | None = None
         self._facts = self._read()
         self._run: Callable | None = None
@@ -76,6 +77,23 @@ class Graph:
                 return self._run(*tensors)
             with torch._C._DisableAutocast():  # what autocast does was traced
                 return self._run(*tensors)
+
+    def audit(self, inputs: Sequence[Tensor]) -> str | None:
+        """What the function would do otherwise now, run on the noise that comes next; None if nothing."""
+        with tracing():
+            try:
+                return self.difference(inputs)
+            except Exception as error:  # the function may raise whatever it likes
+                return f"the function raises {type(error).__name__}: {reason(error)}"
+
+    def difference(self, inputs: Sequence[Tensor]) -> str | None:
+        """The same while tracing."""
+        function, own = self._function, [*self.parameters, *self.closed]
+        replay, tolerance = torch.no_grad()(self.module.forward), coarsest(self.module) ** 0.5
+        found = difference(function, lambda *given: replay(*own, *given), inputs, self.spec.num_leaves, tolerance)
+        if trained(function.leaves, function.used) != trained(self.parameters, self.used):
+            return "the loss depends on other parameters"
+        return found if function.spec == self.spec else "it returns another structure"
 
     @property
     def current(self) -> bool:
@@ -141,14 +159,14 @@ def capture(
     tracer, watch = _Tracer(function, parameters, has_aux, grad), Watch(function)
     with tracing():
         try:
-            made = _lift(*noted(tracer, _fresh(inputs)), tracer.leaves)
-            graph = Graph(*made, tracer.spec, tracer.used)
+            made = _lift(*noted(tracer, fresh(inputs)), tracer.leaves)
+            graph = Graph(*made, tracer.spec, tracer.used, tracer)
             if what := watch.rewritten([*graph.parameters, *graph.closed]):
                 raise Untraceable(
                     f"{what} changes whenever the function runs: pass it as a tensor argument, and draw with torch"
                 )
             if verify:
-                _verify(graph, tracer, inputs)
+                _verify(graph, inputs)
         except Untraceable:
             raise
         except Exception as error:
@@ -219,23 +237,13 @@ def _lift(
     return fx.GraphModule(module, graph), leaves, list(closed.values())
 
 
-def _verify(graph: Graph, tracer: _Tracer, inputs: Sequence[Tensor]) -> None:
-    """Raises unless a replay equals the function run anew from the same seed."""
-    results = []
-    tracer.given = graph.parameters
-    replay, own = torch.no_grad()(graph.module.forward), [*graph.parameters, *graph.closed]
-    for run in (tracer, lambda *given: replay(*own, *given)):
-        with seeded(seed_of("a replay and its function"), *(t.device for t in [*own, *inputs])):
-            results.append(run(*_fresh(inputs)))
-    for expected, got in zip(*results, strict=True):
-        if not torch.allclose(expected, got, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-            raise Untraceable(
-                "a replay of the function differs from the function: it uses Python's or NumPy's random numbers, or "
-                "depends on something that changes from call to call; use torch's random numbers and pass what "
-                "changes as tensors"
-            )
-
-
-def _fresh(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs as leaves of their own."""
-    return [t.detach().requires_grad_(t.requires_grad) for t in inputs]
+def _verify(graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """Raises unless a replay equals the function run anew, from a seed that the function cannot have set."""
+    with seeded(int(torch.randint(2**62, (), device="cpu"))):
+        found = graph.difference(inputs)
+    if found:
+        raise Untraceable(
+            f"a replay of the function differs from the function ({found}): it uses other random numbers than torch's, "
+            f"or depends on something that changes from call to call; use torch's random numbers and pass what changes "
+            f"as tensors"
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 
-from .compare import changed, equal
+from .compare import changed, coarsest, equal
 from .cuda_graph import AUTOMATIC, launched
 from .inductor_mends import mended, trusting
 from .outline import outline
@@ -105,8 +105,6 @@ def _check(module: fx.GraphModule, inputs: Sequence[Tensor], run: Callable) -> C
     given = list(inputs)
     for index in changed(module) - {0}:  # Adam's moments of zero would make steps of what is rounded
         given[index] = torch.ones_like(given[index])
-    kinds = [node.meta["kind"] for node in module.graph.nodes if "kind" in node.meta]
-    coarsest = max(torch.finfo(dtype).eps for _, _, dtype, _ in kinds if dtype.is_floating_point)
-    if not equal(module.forward, run, given, 3 * coarsest**0.5):
+    if not equal(module.forward, run, given, 3 * coarsest(module) ** 0.5):
         raise RuntimeError("what was compiled differs from what was traced")
     return run

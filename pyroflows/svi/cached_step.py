@@ -12,6 +12,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch.distributions import constraints, transform_to
 
 from ..compile import Graph, Untraceable
+from ..compile.audit import Audit
 from ..compile.changes import Watch
 
 # A graph is traced anew when what it closed over changes; after so many times the plain ELBO is cheaper. A graph that
@@ -28,16 +29,16 @@ class Step:
         params: Pyro's messages of the parameters.
         watch: what model and guide reach.
         retraces: how often a change of that has made a new trace too soon.
+        audit: counts uses, and what audits found.
         ready: whether the graph has been compiled, if it is to be.
-        uses: how often it was asked for.
     """
 
     graph: Graph
     params: list[dict]
     watch: Watch
     retraces: int
+    audit: Audit
     ready: bool = False
-    uses: int = 0
 
     def __post_init__(self) -> None:
         store = pyro.get_param_store()
@@ -54,8 +55,7 @@ class Step:
         return same and self.graph.current and self.watch.changed() is None
 
     def announce(self) -> "Step":
-        """Counts a use, and shows the parameters to the handlers around, as model and guide would."""
-        self.uses += 1
+        """Shows the parameters to the handlers around, as model and guide would."""
         for node, leaf in zip(self.params, self.leaves, strict=True) if _PYRO_STACK else ():
             with torch.no_grad():
                 value = transform_to(node["kwargs"].get("constraint", constraints.real))(leaf)
@@ -71,11 +71,12 @@ class Plain:
     Args:
         watch: what model and guide reach; None if that is no matter.
         retraces: how often it was tried in vain.
+        audit: what audits found of graphs before.
     """
 
     watch: Watch | None
     retraces: int
-    uses: int = 0
+    audit: Audit
 
     @property
     def current(self) -> bool:

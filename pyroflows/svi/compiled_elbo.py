@@ -7,16 +7,16 @@ from collections.abc import Callable
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 
 from ..arguments import check_counts
 from ..compile import Graph, Untraceable, capture
+from ..compile.audit import EVERY, Audit
 from ..compile.changes import Watch
 from ..compile.cuda_graph import CUDA_GRAPHS
 from ..compile.signature import functions_in, signature
 from .cached_step import OFTEN, RETRACES, Plain, Same, Step, autocast_types, check_handlers
-from .graph_gradients import StepLoss, accumulate
+from .graph_gradients import StepLoss, accumulate, checked
 from .particles import Particles
 from .step_cache import MISSES, StepCache
 
@@ -37,7 +37,9 @@ class CompiledTrace_ELBO(Trace_ELBO):
     - Tensors among arguments, parameters and buffers are read anew at each step.
     - Modes, identities of parameters and buffers, ``requires_grad``, hooks, and plain numbers, strings and enums that
       the user's own code names are compared at each step; a change means a new trace.
-    - Of all else some is looked at, as :doc:`/inference` says, and some is not.
+    - All else is audited: at uses 2, 4, 8, ..., 256 of a graph, and then at every 256th, model and guide themselves are
+      run on the step's own noise as well. Where loss or gradients differ, a warning says since when the graph may have
+      been wrong, and the step is traced anew; after the third time it is that of the plain ELBO.
     - :meth:`retrace` forgets all graphs by hand.
 
     What cannot be traced (branches on values, latents that are not reparameterised, statistics and counters updated
@@ -58,6 +60,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
         strict: raise where the plain ELBO would be used instead.
         mode: as in ``torch.compile``; ``"reduce-overhead"`` uses CUDA graphs on a GPU, compiled or not.
         cache_size: how many signatures are kept.
+        audit: uses of a graph between audits, once there were some at 2, 4, 8, ...; 0: none.
 
     Raises:
         Untraceable: at a step, if ``strict`` and the model or guide cannot be traced.
@@ -92,8 +95,10 @@ class CompiledTrace_ELBO(Trace_ELBO):
         strict: bool = False,
         mode: str | None = None,
         cache_size: int = 8,
+        audit: int = EVERY,
     ) -> None:
-        check_counts("CompiledTrace_ELBO", {}, num_particles=num_particles, cache_size=cache_size)
+        counts = {"num_particles": num_particles, "cache_size": cache_size, "audit": audit}
+        check_counts("CompiledTrace_ELBO", {"audit": 0}, **counts)
         if mode not in (None, *MODES):
             raise ValueError(f"CompiledTrace_ELBO expected mode to be None or one of {', '.join(MODES)}, got {mode!r}")
         super().__init__(
@@ -107,7 +112,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
             retain_graph,
             tail_adaptive_beta,
         )
-        self.compile, self.strict, self.mode, self.cache_size = compile, strict, mode, cache_size
+        self.compile, self.strict, self.mode, self.cache_size, self.audit = compile, strict, mode, cache_size, audit
         self._start()
 
     def _start(self) -> None:
@@ -173,10 +178,20 @@ class CompiledTrace_ELBO(Trace_ELBO):
                 f"CompiledTrace_ELBO has traced each of its last {MISSES} calls: make model and guide once, and pass "
                 f"what changes as tensors of few shapes"
             )
-        if kept is None or not kept.current:
+        if kept is None or not kept.current or not self._sound(kept, inputs):
             kept = self._make(key, args, kwargs, inputs, kept)
         self._cache.keep(key, kept)
         return (kept.announce() if isinstance(kept, Step) else None), inputs
+
+    def _sound(self, step: Step | Plain, inputs: list[Tensor]) -> bool:
+        """Counts a use; whether the step has passed its audit, where one is due."""
+        if isinstance(step, Plain) or not step.audit.due():
+            return True
+        with pyro.validation_enabled(False):
+            message = step.audit.judge(step.graph.audit(inputs))
+        if message:
+            self._warn(f"CompiledTrace_ELBO: {message}")
+        return message is None
 
     def _make(
         self, key: tuple, args: tuple, kwargs: dict, inputs: list[Tensor], old: Step | Plain | None
@@ -184,9 +199,12 @@ class CompiledTrace_ELBO(Trace_ELBO):
         """Traces a step in the place of an old one."""
         model, guide = key[0].thing, key[1].thing
         change = old.watch.changed() if old else None
-        retraces, watch = old.retraces + 1 if change and old.uses < OFTEN else 0, None
+        audit, watch = Audit(self.audit, old.audit.failures if old else 0), None
+        retraces = old.retraces + 1 if change and old.audit.uses < OFTEN else 0
         roots = (model, guide, *functions_in((args, kwargs)))
         try:
+            if audit.spent:
+                raise Untraceable(f"{audit.failures} of its graphs have failed their audits")
             if retraces > RETRACES:
                 raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
             if old is None:
@@ -196,12 +214,13 @@ class CompiledTrace_ELBO(Trace_ELBO):
             watch = Watch(*roots)
             with pyro.validation_enabled(False):  # which branches on values
                 graph = capture(particles, inputs, grad=torch.is_grad_enabled())
+            particles.forget_tensors()
             after = Watch(*roots, read=(*graph.parameters, *graph.closed), before=watch)
-            return Step(graph, particles.params, after, retraces)
+            return Step(graph, particles.params, after, retraces, audit)
         except Untraceable as error:
             self._refuse(error)
             # Nothing is tried again that changes whenever it is tried.
-            return Plain(None if watch and watch.changed() else watch, retraces)
+            return Plain(None if watch and watch.changed() else watch, retraces, audit)
 
     def _ready(self, step: Step, inputs: list[Tensor]) -> Graph:
         """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
@@ -229,8 +248,3 @@ class CompiledTrace_ELBO(Trace_ELBO):
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, stacklevel=6)
-
-
-def checked(loss: float) -> float:
-    """The loss, announced as Pyro does where it is NaN, and also where it is infinite."""
-    return warn_if_inf(warn_if_nan(loss, "loss"), "loss")

@@ -11,7 +11,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ..compile import Graph, Untraceable, fuse
-from .compiled_elbo import CompiledTrace_ELBO, checked
+from ..compile.audit import Audit
+from .compiled_elbo import CompiledTrace_ELBO
+from .graph_gradients import checked
 from .optimizer_state import FlatState
 
 
@@ -64,29 +66,35 @@ class CompiledSVI(SVI):
 
     def step(self, *args: object, **kwargs: object) -> float:
         """One step; returns the estimate of the negative ELBO before it, in nats."""
-        step = self._prepare(args, kwargs)
-        if step is None:
+        prepared = self._prepare(args, kwargs)
+        if prepared is None:
             return super().step(*args, **kwargs)
-        return checked(step().item())
+        return checked(prepared[0]().item())
 
     def run(self, steps: int, *args: object, **kwargs: object) -> Tensor:
         """So many steps with the same arguments; returns their losses, which are waited for once, at the end.
 
-        Faster than as many calls of :meth:`step`: whether the graph still fits is checked once.
+        Faster than as many calls of :meth:`step`: whether the graph still fits is checked once, and when it
+        is audited.
         """
-        step = self._prepare(args, kwargs) if steps > 0 else None
-        if step is None:
-            losses = [torch.tensor(super(CompiledSVI, self).step(*args, **kwargs)) for _ in range(steps)]
-        else:
-            losses = [step() for _ in range(steps)]
-        losses = torch.stack(losses) if losses else torch.empty(0)
-        bad = int((~losses.isfinite()).sum())
-        if bad and step is not None:  # plain steps have said so themselves
+        losses: list[Tensor] = []
+        silent: list[Tensor] = []  # plain steps announce a loss that is not finite themselves
+        while len(losses) < steps:
+            prepared = self._prepare(args, kwargs)
+            if prepared is None:
+                losses.append(torch.tensor(super().step(*args, **kwargs)))
+                continue
+            step, audit = prepared
+            made = [step() for _ in range(1 + audit.skip(steps - len(losses) - 1))]
+            losses += made
+            silent += made
+        bad = int((~torch.stack(silent).isfinite()).sum()) if silent else 0
+        if bad:
             warnings.warn(f"the loss was not finite in {bad} of {steps} steps", stacklevel=2)
-        return losses
+        return torch.stack(losses) if losses else torch.empty(0)
 
-    def _prepare(self, args: tuple, kwargs: dict) -> Callable[[], Tensor] | None:
-        """What makes a step until anything changes but values and rates; None where steps have to be plain ones."""
+    def _prepare(self, args: tuple, kwargs: dict) -> tuple[Callable[[], Tensor], Audit] | None:
+        """What makes a step until anything changes but values and rates, and when it is audited; None: a plain step."""
         step, inputs = self.elbo._step(self.model, self.guide, args, kwargs)
         if step is None or any(t.requires_grad for t in inputs):
             return self._plain()
@@ -103,7 +111,7 @@ class CompiledSVI(SVI):
                 graph = graphs[state.kind] = self._fuse(step.graph, state, inputs)
         except Untraceable as error:
             return self._refuse(error)
-        return partial(_advance, state, graph, inputs)
+        return partial(_advance, state, graph, inputs), step.audit
 
     def _fuse(self, graph: Graph, state: FlatState, inputs: list[Tensor]) -> Graph:
         adam, owner = state.adam, state.owner

@@ -1,8 +1,9 @@
-"""Gradients that a graph has computed, where autograd and optimizers look for them."""
+"""Losses and gradients that a graph has computed, where autograd, optimizers and users look for them."""
 
 from typing import Any
 
 import torch
+from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -39,3 +40,8 @@ def accumulate(leaves: list[Tensor], gradients: list[Tensor | None]) -> None:
             new.append(gradient)
     if old:
         torch._foreach_add_(old, new)
+
+
+def checked(loss: float) -> float:
+    """The loss, announced as Pyro does where it is NaN, and also where it is infinite."""
+    return warn_if_inf(warn_if_nan(loss, "loss"), "loss")

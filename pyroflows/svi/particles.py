@@ -15,9 +15,10 @@ from torch.distributions import Distribution
 
 from ..compile import Untraceable
 from ..compile.changes import Watch
-from ..compile.signature import functions_in, replace_tensors
+from ..compile.signature import functions_in, replace_tensors, tensors_in
 from ..distributions import FlowDistribution
 from ..model.vmap_rules import Batched, traceable
+from ..seeds import generators, rewind
 
 
 class Particles:
@@ -41,18 +42,18 @@ class Particles:
     def __init__(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int) -> None:
         self._pair, self._arguments, self._num_particles = (model, guide), (args, kwargs), num_particles
         roots = (model, guide, *functions_in((args, kwargs)))
-        modules, start = Watch(*roots).modules, _generators()
+        modules, start = Watch(*roots).modules, generators()
         known = _parameters(modules)
         traces = self._run_plainly(modules)
         modules = Watch(*roots).modules
         if _parameters(modules) == known:
-            _rewind(start)
+            rewind(start)
         else:
-            end = _generators()
-            _rewind(start)
+            end = generators()
+            rewind(start)
             traces = self._run_plainly(modules)
-            drawn = not all(map(torch.equal, end, _generators()))
-            _rewind(end if drawn else start)
+            drawn = not all(map(torch.equal, end, generators()))
+            rewind(end if drawn else start)
         _check(*traces)
 
     def _run_plainly(self, modules: list[nn.Module]) -> tuple[poutine.Trace, poutine.Trace]:
@@ -65,6 +66,11 @@ class Particles:
                 buffer.copy_(value)
         self.params, self._plates = list(found.trace.nodes.values()), shared.plates
         return traces
+
+    def forget_tensors(self) -> None:
+        """Lets go of the arguments' tensors, which each call brings anew."""
+        tensors = [torch.empty_like(t, device="meta") for t in tensors_in(self._arguments)]
+        self._arguments = replace_tensors(self._arguments, iter(tensors))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss, a scalar, with the arguments' tensors replaced by ``inputs``."""
@@ -123,17 +129,6 @@ def _parameters(modules: list[nn.Module]) -> set[tuple[int, type]]:
     """The parameters of modules and in Pyro's store; a lazy one changes its type."""
     held = [p for module in modules for p in module._parameters.values()]
     return {(id(p), type(p)) for p in (*held, *pyro.get_param_store()._params.values())}
-
-
-def _generators() -> list[Tensor]:
-    """The states of torch's generators: the CPU's, and those of the GPUs in use."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
-
-
-def _rewind(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
 
 
 def _entropy(node: dict) -> Tensor:
