@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO
+from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO, flows
 
 
 def rows(size: int = 3) -> None:
@@ -95,3 +95,19 @@ def test_f1_a_run_says_how_many_losses_were_not_finite() -> None:
     svi = CompiledSVI(model, lambda: None, pyro.optim.Adam({"lr": 0.01}), CompiledTrace_ELBO(compile=False))
     with pyro.validation_enabled(False), pytest.warns(UserWarning, match="not finite in 3 of 3 steps"):
         svi.run(3)
+
+
+def test_the_default_guide_starts_at_a_tenth_of_each_prior() -> None:
+    def model() -> None:
+        pyro.sample("narrow", dist.Normal(0.0, 0.5))
+        pyro.sample("wide", dist.Normal(0.0, 1e6).expand([2]).to_event(1))
+        pyro.sample("positive", dist.LogNormal(0.0, 2.0))
+        pyro.sample("flat", dist.ImproperUniform(dist.constraints.real, (), ()))
+
+    sd = AutoFlow(model).setup().sd()
+    assert sd["narrow"].item() == pytest.approx(0.05, rel=0.2)
+    assert sd["wide"].tolist() == pytest.approx([1.0, 1.0], rel=0.2)
+    z = AutoFlow(model).setup().get_posterior().sample((4000,)).std(0)
+    assert z.tolist() == pytest.approx([0.05, 1.0, 1.0, 0.2, 0.1], rel=0.2)
+    given = AutoFlow(model, flows.full_rank).setup().get_posterior().sample((4000,)).std(0)
+    assert given.tolist() == pytest.approx([0.1] * 5, rel=0.1)

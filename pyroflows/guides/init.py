@@ -1,11 +1,18 @@
 """Where the sites of a guide start."""
 
 import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide.initialization import init_to_median
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ..model.latent_space import LatentSpace
 from ..model.sites import innermost
+from ..seeds import seed_of, seeded
+
+# Draws behind the spread of a prior, and the quantiles that lie an sd from the middle of a normal.
+DRAWS, ASIDE = 200, (0.1587, 0.8413)
 
 
 def init_to_origin(site: dict) -> Tensor:
@@ -23,3 +30,23 @@ def init_to_prior(site: dict) -> Tensor:
         return init_to_median(site, fallback=init_to_origin)
     except NotImplementedError:  # an improper prior of vectors
         return init_to_origin(site)
+
+
+def prior_scale(space: LatentSpace, trace: poutine.Trace) -> Tensor:
+    """A tenth of the spread of each latent's prior in unconstrained space, from 0.01 to 1, of shape ``(D,)``.
+
+    The priors are those of a run of the model, each given the values of the others there; a prior without draws counts
+    as a normal of sd 1.
+    """
+    with torch.no_grad(), seeded(seed_of("spread of priors"), space.start.device):
+        draws = {site.name: _draws(trace.nodes[site.name]["fn"]) for site in space.sites}
+        low, high = space.unconstrain(draws)[0].quantile(space.start.new_tensor(ASIDE), dim=0)
+    return ((high - low) / 20).nan_to_num(0.1).clamp(0.01, 1.0)
+
+
+def _draws(fn: TorchDistribution) -> Tensor:
+    try:
+        return fn.sample((DRAWS,))
+    except NotImplementedError:
+        transform = biject_to(fn.support)
+        return transform(torch.randn(DRAWS, *transform.inverse_shape(fn.shape())))
