@@ -29,11 +29,10 @@ PLOTTING = ("figures", "density.plots", "posterior.plots", "posterior.arviz", "p
 STATISTICS = ("posterior.psis", "posterior.chain_diagnostics")  # are ArviZ's
 LONG_FILES = {
     "compile/changes.py": 284,
-    "density/flow_density.py": 301,
+    "density/flow_density.py": 300,
     "guides/auto_flow.py": 298,
     "model/log_joint.py": 291,
     "transforms/base.py": 270,
-    "vae/vae.py": 255,
 }
 LONG_FUNCTIONS: dict[str, int] = {}
 FILES = {str(f.relative_to(PACKAGE)): f for f in sorted(PACKAGE.rglob("*.py"))}

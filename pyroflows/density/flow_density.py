@@ -10,15 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 from pyro import poutine
 from torch import Tensor
 
-from ..arguments import all_or_nothing, check_counts, check_ranges
+from ..arguments import all_or_nothing, check_counts
 from ..distributions import FlowDistribution
 from ..flows import copula_with_dropout
 from ..seeds import seeded
-from ..training import Batches, EpochLog, Epochs
+from ..training import Batches, Callback, EpochLog, Epochs, Listener
 from ..transforms import Compose, FlowTransform
 from ..vae import FlowPrior
 from .columns import OverBackground, Units, log_density
 from .degenerate import check_density
+from .inputs import check_options, context_of, in_use
 from .plots import plot_calibration, plot_trajectory
 
 try:
@@ -92,9 +93,14 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.validation_fraction, self.patience, self.degenerate = validation_fraction, patience, degenerate
         self.dtype, self.device, self.random_state, self.progress = dtype, device, random_state, progress
 
-    @all_or_nothing
     def fit(
-        self, X: ArrayLike, y: object = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: object = None,
+        context: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        callback: Callback | None = None,
     ) -> "FlowDensity":
         """Fits the flow and returns itself.
 
@@ -103,29 +109,37 @@ class FlowDensity(DensityMixin, BaseEstimator):
             y: not used.
             context: shape ``(rows, C)``, what the density is conditional on.
             sample_weight: shape ``(rows,)``, not negative; a row of weight 0 is left out.
+            callback: called after each epoch as ``callback(epoch, loss, rate)``, with epochs from 1 on, the loss in
+                training and the learning rate; training ends where it returns True. What it raises is passed on after
+                training has ended in the same way: the density is fitted then.
 
         Raises:
             ValueError: if numbers are NaN or infinite, rows do not match or have no density, or an option is wrong.
             FloatingPointError: if no step of an epoch was finite.
         """
-        self._check()
+        listener = Listener("FlowDensity", callback)
+        self._fit(X, context, sample_weight, listener)
+        listener.pass_on()
+        return self
+
+    @all_or_nothing
+    def _fit(
+        self, X: ArrayLike, context: ArrayLike | None, sample_weight: ArrayLike | None, listener: Listener
+    ) -> None:
+        check_options(self.get_params(deep=False))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        context = self._context(context, X)
+        context = context_of(context, X)
         seed = None if self.random_state is None else check_random_state(self.random_state).randint(2**31)
-        used = weight > 0
-        if used.sum() < 2:
-            raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
-        X, context, weight = X[used], context[used], weight[used] / weight[used].mean()
+        X, context, weight = in_use(X, context, weight=weight)
         names = list(getattr(self, "feature_names_in_", range(X.shape[1])))
         check_density(X, context, names, self.degenerate)
         self._units = Units(X, context, weight, names, getattr(torch, self.dtype), self.device)
         with seeded(seed, torch.device(self.device)), torch.inference_mode(False), pyro.validation_enabled(False):
-            self._train(*map(self._tensor, (X, context, weight)))
+            self._train(*map(self._tensor, (X, context, weight)), listener)
         self.log_.notes += self._units.notes
-        return self
 
-    def _train(self, rows: Tensor, context: Tensor, weight: Tensor) -> None:
+    def _train(self, rows: Tensor, context: Tensor, weight: Tensor, listener: Listener) -> None:
         dim, order = rows.shape[1], torch.randperm(len(rows), device="cpu").to(self.device)
         held = min(round(self.validation_fraction * len(rows)), len(rows) - 1)
         scaled, ladj = self._units.rows.inv.call_and_ladj(rows)
@@ -138,6 +152,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             self.epochs,
             validate=(lambda: self._loss(*validation).item()) if held else None,
             patience=self.patience,
+            listener=listener,
             progress=self.progress,
         )
         self.prior_.requires_grad_(False)
@@ -218,7 +233,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def from_base(self, Z: ArrayLike, context: ArrayLike | None = None) -> NDArray:
         """The rows that points of the base are mapped to, shape ``(rows, D)``."""
         z = self._tensor(check_array(Z, dtype=np.float64)).to(self._units.rows.dtype)
-        given = self._standard(self._tensor(self._context(context, z)))
+        given = self._standard(self._tensor(context_of(context, z)))
         return _array(self._density(given).transform(z))
 
     @torch.no_grad()
@@ -268,30 +283,14 @@ class FlowDensity(DensityMixin, BaseEstimator):
         with torch.no_grad():
             return plot_trajectory([_array(x) for x in density.transform.trajectory(density.base.sample((count,)))])
 
-    def _check(self) -> None:
-        check_counts("FlowDensity", {}, epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
-        check_ranges("FlowDensity", 0, np.inf, noise=self.noise, weight_decay=self.weight_decay)
-        check_ranges("FlowDensity", 0, 1, validation_fraction=self.validation_fraction)
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"FlowDensity expected dtype='float32' or 'float64', got {self.dtype!r}")
-
     def _inputs(self, X: ArrayLike, context: ArrayLike | None) -> tuple[Tensor, Tensor]:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._tensor(X), self._standard(self._tensor(self._context(context, X)))
+        return self._tensor(X), self._standard(self._tensor(context_of(context, X)))
 
     def _standard(self, context: Tensor) -> Tensor:
         check_is_fitted(self)
         return self._units.standard(context)
-
-    def _context(self, context: ArrayLike | None, rows: Any) -> NDArray:
-        """The context as an array with one row for each of ``rows``, without columns where there is none."""
-        if context is None:
-            return np.zeros((len(rows), 0))
-        context = check_array(context, dtype=np.float64, input_name="context")
-        if len(context) != len(rows):
-            raise ValueError(f"FlowDensity expected {len(rows)} rows of context, one for each of X, got {len(context)}")
-        return context
 
     def _tensor(self, values: NDArray) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float64, device=self.device)

@@ -13,22 +13,19 @@ from tqdm.auto import tqdm
 from ..arguments import check_counts
 from ..distributions import ComponentBase
 from ..flows import with_tails
-from ..flows.linear import FULL_RANK_LIMIT
 from ..guides import AutoFlow, init_to_prior
-from ..infer import Annealed, Gaussian, Objective, ascend, best_start, polish, score
-from ..model import LogJoint
+from ..infer import Annealed, Gaussian, Objective, ascend, best_start, polish
 from ..posterior import Posterior
-from ..seeds import seed_of, seeded
-from ..training import History, SpeedUp, Threads, Trainer
+from ..training import Callback, History, Listener, SpeedUp, Threads, Trainer
 from ..training.stopping import SMALL_KL, reason_to_stop
 from ..transforms import FlowTransform, LowerTriangular
-from .coordinates import Density, Place, places_of
+from .coordinates import Place, places_of
 from .interruptions import INTERRUPTED, explained, kept
-from .options import check_arguments, check_guide, check_options, check_slope
+from .options import check_arguments, check_guide, check_modes, check_options, check_slope
 from .precision import choose_precision, wide_log_joint
 from .repeatable import check_repeatable
 from .start import Start, gaussian_at, gaussian_of, model_parameters, searched, start_guide
-from .train import balance_base, fit_flow, goal_of, note_missed
+from .train import balance_base, fit_flow, goal_of, gradient, note_missed, weights_of
 from .verdict import better_of, judged, num_draws
 
 # Components that a second fit may have.
@@ -55,6 +52,7 @@ def fit(
     tolerance: float = 0.002,
     precision: str = "mixed",
     compile: bool | None = None,
+    callback: Callback | None = None,
     progress: bool = True,
     **kwargs: object,
 ) -> Posterior:
@@ -97,6 +95,10 @@ def fit(
         compile: how the flow's steps are run. None times the first ones and, where it pays, traces them to one graph,
             which leaves out Python's overhead, or compiles it too; True compiles, which takes up to a minute; False
             runs them plainly. ``history.speed`` and the progress bar say what was done.
+        callback: called after each step of the flow as ``callback(step, elbo, rate)``, with steps from 1 on, the
+            estimate of the ELBO in nats, NaN at a dropped step, and the learning rate; a second fit counts anew. Where
+            it returns True the fit ends with the average of the iterates so far. What it raises is passed on after
+            training has ended in the same way: a guide of your own holds that average then.
         progress: show a progress bar with the ELBO and its trend.
         kwargs: the model's keyword arguments; use ``functools.partial(model, ...)`` for names that ``fit`` takes.
 
@@ -141,6 +143,7 @@ def fit(
         tolerance=tolerance,
         precision=precision,
         compile=compile,
+        listener=Listener("fit", callback),
         progress=progress,
     )
     posterior, known = run(modes=modes)
@@ -168,6 +171,7 @@ def _fitted(
     tolerance: float,
     precision: str,
     compile: bool | None,
+    listener: Listener,
     progress: bool,
     modes: int,
     known: Sequence[Gaussian] = (),
@@ -184,14 +188,10 @@ def _fitted(
     check_slope(density)
     fresh_start = guide is None and not extra and not density.minibatch
     movable = fresh_start and density.plates is None and base is None and isinstance(own.core[-1], LowerTriangular)
-    if modes > 1 and not movable:
-        raise ValueError(
-            "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
-            f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
-        )
+    check_modes(modes, movable)
     with (
         pyro.validation_enabled(False),
-        Threads(partial(_gradient, own, density, num_particles)),
+        Threads(partial(gradient, own, density, num_particles)),
         explained(density, own, around),
         tqdm(total=steps, disable=not progress, unit="step") as bar,
     ):
@@ -204,7 +204,7 @@ def _fitted(
             choose_precision(own, precision)
         elif place.whole is not None:
             place = place.at(gaussian_of(own, density.space.start))
-        weights = partial(_weights, own, place.density, num_particles, goal)
+        weights = partial(weights_of, own, place.density, num_particles, goal)
         if not fresh_start and isinstance(own.core[-1], LowerTriangular):
             history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))
             place = place.at(gaussian_of(own, density.space.start)) if place.whole is not None else place
@@ -213,27 +213,17 @@ def _fitted(
         reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
         speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
         with kept(trainer):
-            fit_flow(trainer, speed_up, goal, reason, partial(balance_base, own, place.density), bar)
+            fit_flow(trainer, speed_up, goal, reason, partial(balance_base, own, place.density), bar, listener)
         own.transform.to(own.space.start)
         if isinstance(own.base, ComponentBase):
             own.base = own.base.to(own.space.start)
-        missed = [] if density.minibatch else note_missed(own, *searched(density, plain), around, history)
-    once = isinstance(objective, Annealed) or history.stopped == INTERRUPTED  # what is annealed cannot be used twice
+        blind = density.minibatch or listener.failed
+        missed = [] if blind else note_missed(own, *searched(density, plain), around, history)
+    listener.pass_on()
+    ended = listener.stopped or history.stopped == INTERRUPTED
+    once = isinstance(objective, Annealed) or ended  # what is annealed cannot be used twice
     posterior = Posterior(own, density, history, num_draws=num_draws(density))
     return posterior, missed if movable and not once and not known else []
-
-
-def _gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
-    """About what a step takes: gradients of the flow's draws, and of the log joint where that is finite."""
-    with seeded(seed_of("the time of a step"), density.space.start.device):
-        draws, log_q = guide.core_posterior().rsample_and_log_prob((rows,))
-        torch.autograd.grad(draws.sum() + log_q.sum(), [*guide.transform.parameters()], allow_unused=True)
-        score(density.batch, density.space.start.expand(rows, -1))
-
-
-def _weights(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
-    """Log weights of the guide as it stands, with the gradient of the objective."""
-    return objective(guide.core_posterior(), density, num_particles)
 
 
 def _show(bar: tqdm, stage: str, elbo: float) -> None:

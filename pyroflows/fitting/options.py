@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import nn
 
+from ..flows.linear import FULL_RANK_LIMIT
 from ..guides import AutoFlow
 from ..model import LatentSpace, LogJoint, Model
 from ..model.sites import trace_of
@@ -53,6 +54,15 @@ def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterabl
         hint = f"did you mean {near[0]!r}?" if near else f"the model takes {', '.join(by_name) or 'none by name'}"
         raise TypeError(
             f"{caller} expected options of its own or arguments of the model, got {name!r}, which is neither: {hint}"
+        )
+
+
+def check_modes(modes: int, movable: bool) -> None:
+    """Raises if modes are searched for where a fit cannot start at several."""
+    if modes > 1 and not movable:
+        raise ValueError(
+            "fit expected modes=1 with a guide or base of your own, a model with parameters, minibatches, or more "
+            f"than {FULL_RANK_LIMIT} latents, got modes={modes}"
         )
 
 

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from statistics import fmean
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..distributions import ComponentBase
 from ..guides import AutoFlow
-from ..infer import Annealed, Gaussian, Objective, ReverseKL, balance, missed_modes, shares
-from ..training import History, SpeedUp, Trainer
+from ..infer import Annealed, Gaussian, Objective, ReverseKL, balance, missed_modes, score, shares
+from ..model import LogJoint
+from ..seeds import seed_of, seeded
+from ..training import History, Listener, SpeedUp, Trainer
 from ..training.stopping import trend
 from .coordinates import Density
 
@@ -32,11 +35,12 @@ def fit_flow(
     reason_to_stop: Callable[[History], str],
     balance: Callable[[], None],
     bar: tqdm,
+    listener: Listener,
 ) -> None:
-    """Trains until the steps are used up, or the ELBO or the spread of the weights says that it is done."""
+    """Trains until the steps are used up, the ELBO or the spread of the weights says that it is done, or a listener."""
     history, steps = trainer.history, speed_up.steps
     annealing = isinstance(objective, Annealed)
-    while trainer.done < steps and trainer.left > 0:
+    while trainer.done < steps and trainer.left > 0 and not listener.stopped:
         speed_up.step()
         bar.update()
         if annealing:
@@ -52,6 +56,8 @@ def fit_flow(
         if trainer.done >= steps // 2 and trainer.left == math.inf:
             history.stopped = "all steps were used"
             trainer.decay_over(steps - trainer.done)
+        if listener(trainer.done, history.elbo[-1], trainer.rate):
+            history.stopped = listener.stopped
     trainer.finish()
     for _ in range(10):
         balance()
@@ -75,3 +81,16 @@ def note_missed(
     with torch.no_grad():
         own = Gaussian.of(posterior.sample((VALUES,)).to(around.loc))
     return [own, *(gaussian for _, gaussian in missed)]
+
+
+def gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
+    """About what a step takes: gradients of the flow's draws, and of the log joint where that is finite."""
+    with seeded(seed_of("the time of a step"), density.space.start.device):
+        draws, log_q = guide.core_posterior().rsample_and_log_prob((rows,))
+        torch.autograd.grad(draws.sum() + log_q.sum(), [*guide.transform.parameters()], allow_unused=True)
+        score(density.batch, density.space.start.expand(rows, -1))
+
+
+def weights_of(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
+    """Log weights of the guide as it stands, with the gradient of the objective."""
+    return objective(guide.core_posterior(), density, num_particles)

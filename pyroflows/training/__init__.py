@@ -3,15 +3,18 @@
 from .batches import Batches
 from .epochs import EpochLog, Epochs
 from .history import History
+from .listener import Callback, Listener
 from .speed import SpeedUp
 from .steps import Trainer
 from .threads import Threads
 
 __all__ = [
     "Batches",
+    "Callback",
     "EpochLog",
     "Epochs",
     "History",
+    "Listener",
     "SpeedUp",
     "Threads",
     "Trainer",

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import files
 from .average import averaging_weight
+from .listener import Listener
 from .threads import Threads
 
 # Steps over which the learning rate rises, and the largest norm of a gradient.
@@ -77,6 +78,7 @@ class Epochs:
         validate: Callable[[], float] | None = None,
         patience: int | None = None,
         checkpoint: Path | None = None,
+        listener: Listener | None = None,
         progress: bool = True,
     ) -> EpochLog:
         """Trains until ``epochs`` are done, counted from the first run on, or nothing was gained for long.
@@ -88,6 +90,8 @@ class Epochs:
             validate: the loss on rows held out.
             patience: epochs without a new best validation loss after which to stop, None for never.
             checkpoint: a file that is written after each epoch.
+            listener: is told the epoch, from 1 on, its training loss and the learning rate, and may stop training.
+                What its callback raised is for the caller to pass on.
             progress: show a progress bar.
 
         Raises:
@@ -110,8 +114,16 @@ class Epochs:
                 if patience is not None and validate is not None and len(log.train) - log.best_epoch >= patience:
                     log.stopped = f"no gain on the held-out rows for {patience} epochs"
                     break
+                if listener is not None and listener(len(log.train), log.train[-1], self.rate):
+                    log.stopped = listener.stopped
+                    break
         log.stopped = log.stopped or "all epochs were used"
         return log
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.adam.param_groups[0]["lr"]
 
     def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int, threads: Threads) -> float:
         self.module.train()

@@ -1,5 +1,7 @@
 """Batches of data and context, checked."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 from torch import Tensor
 
 from ..autograd import is_traced
@@ -16,3 +18,21 @@ def check_batch(x: Tensor, context: Tensor | None) -> None:
         raise ValueError(f"VAE expected {len(x)} rows of context, one for each of the data, got {len(context)}")
     if not is_traced(x) and x.isnan().any():
         raise ValueError(f"VAE expected numbers, got NaN in {int(x.isnan().sum())} of {x.numel()} pixels")
+
+
+class CheckedBatches:
+    """The batches of a loader as data and context, checked.
+
+    Args:
+        loader: gives tensors, or tuples that start with the data and the context.
+        ready: makes of data and context what a model takes, and raises if they cannot be right.
+        with_context: whether the model takes a context.
+    """
+
+    def __init__(self, loader: Iterable, ready: Callable[..., tuple], with_context: bool) -> None:
+        self.loader, self.ready, self.with_context = loader, ready, with_context
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for batch in self.loader:
+            x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+            yield self.ready(x, rest[0] if rest and self.with_context else None)

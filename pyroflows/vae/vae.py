@@ -1,7 +1,7 @@
 """A variational autoencoder of four parts: encoder, decoder, prior, likelihood."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyro
@@ -15,8 +15,8 @@ from ..arguments import check_counts
 from ..autograd import is_traced
 from ..compile import TracedLoss
 from ..distributions import FlowDistribution
-from ..training import EpochLog, Epochs
-from .check import check_batch
+from ..training import Callback, EpochLog, Epochs, Listener
+from .check import CheckedBatches, check_batch
 from .likelihood import bernoulli, center
 
 # Rows that are decoded at a time.
@@ -133,6 +133,7 @@ class VAE(PyroModule):
         lr: float = 1e-3,
         patience: int | None = None,
         checkpoint: str | Path | None = None,
+        callback: Callback | None = None,
         progress: bool = True,
         trace: bool = True,
     ) -> EpochLog:
@@ -148,6 +149,9 @@ class VAE(PyroModule):
             lr: largest learning rate, which falls to one percent of it.
             patience: epochs without a better validation after which to stop.
             checkpoint: a file.
+            callback: called after each epoch as ``callback(epoch, loss, rate)``, with epochs from 1 on, the loss in
+                training and the learning rate; training ends where it returns True. What it raises is passed on after
+                training has ended in the same way: the best state, or the average, is left.
             progress: show a progress bar.
             trace: replay a traced graph of the step, see :class:`~pyroflows.compile.TracedLoss`; without, encoder,
                 decoder, prior and likelihood are called at each step.
@@ -158,6 +162,7 @@ class VAE(PyroModule):
             FloatingPointError: if no step of an epoch was finite.
         """
         check_counts("VAE", {}, epochs=epochs, **({} if patience is None else {"patience": patience}))
+        listener = Listener("VAE", callback)
         trainer, path = Epochs(self, lr=lr, average=0.995), None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
             trainer.load(path)
@@ -165,24 +170,30 @@ class VAE(PyroModule):
             raise ValueError(f"VAE expected a checkpoint in a folder that is there, got {path}")
         loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
         with pyro.validation_enabled(False):  # batches are checked as they come
-            return trainer.run(
+            log = trainer.run(
                 loss,
-                _Checked(self, loader),
+                self._batches(loader),
                 epochs,
                 validate=None if validation is None else lambda: self._mean_loss(validation),
                 patience=patience,
                 checkpoint=path,
+                listener=listener,
                 progress=progress,
             )
+        listener.pass_on()
+        return log
 
     def _loss(self, x: Tensor, context: Tensor | None) -> Tensor:
         return -self._log_weights(x, context, self.encoder(x), ()).mean()
 
     def _mean_loss(self, loader: Iterable) -> float:
-        found = [self.elbo(x, context) for x, context in _Checked(self, loader)]
+        found = [self.elbo(x, context) for x, context in self._batches(loader)]
         if not found:
             raise ValueError("VAE expected at least one batch for validation, got none: the loader is empty")
         return -torch.cat(found).mean().item()
+
+    def _batches(self, loader: Iterable) -> CheckedBatches:
+        return CheckedBatches(loader, self._ready, bool(self.prior.context_dim))
 
     def _ready(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Data and context in the precision and on the device of the model; raises if they cannot be right."""
@@ -236,20 +247,3 @@ class VAE(PyroModule):
                 f"{x.min():g} to {x.max():g}: scale or binarise them, or use another likelihood"
             )
         return pixels.to_event(x.dim() - 1)
-
-
-class _Checked:
-    """The batches of a loader as data and context, on the device of the model, checked.
-
-    Args:
-        vae: the model.
-        loader: gives tensors, or tuples that start with the data and the context.
-    """
-
-    def __init__(self, vae: VAE, loader: Iterable) -> None:
-        self.vae, self.loader = vae, loader
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for batch in self.loader:
-            x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
-            yield self.vae._ready(x, rest[0] if rest and self.vae.prior.context_dim else None)
