@@ -44,3 +44,12 @@ def check_sizes(name: str, input_dim: int, context_dim: int = 0) -> None:
             f"{name} expected whole numbers input_dim >= 1 and context_dim >= 0, "
             f"got input_dim={input_dim} and context_dim={context_dim}"
         )
+
+
+def check_event(name: str, event_shape: tuple, context_dim: int = 0) -> None:
+    """Raises unless an event has dimensions of at least 1, and a context a size of at least 0."""
+    if len(event_shape) == 1:
+        check_sizes(name, *event_shape, context_dim)
+    elif not event_shape or not all(isinstance(n, Integral) and n > 0 for n in event_shape):
+        raise ValueError(f"{name} expected an event_shape of whole numbers from 1 on, got {event_shape}")
+    check_sizes(name, 1, context_dim)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.distributions import constraints
 
 from pyroflows import flows
 from pyroflows import transforms as tr
@@ -76,6 +77,7 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "autoregressive_narrow": lambda c: tr.Autoregressive(6, Affine(), c, hidden_dims=(3,)),
     "autoregressive_elu": lambda c: tr.Autoregressive(3, RQSpline(), c, activation=nn.ELU, **SMALL),
     "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
+    "onto": lambda c: tr.Compose([tr.Affine(2, c, **SMALL), tr.Onto(constraints.interval(-1.0, 3.0), 2)]),
     "inverse": lambda c: tr.Coupling(3, RQSpline(), c, **SMALL).inv,
     "inverse_autoregressive": lambda c: tr.Autoregressive(3, Affine(), c, **SMALL).inv,
     "compose_mixed": lambda c: tr.Compose([tr.Coupling(3, Affine()), tr.Permute(3), tr.Coupling(3, RQSpline(), c)]),

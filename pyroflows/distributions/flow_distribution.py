@@ -11,7 +11,9 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ..transforms import FlowTransform
+from ..transforms.domains import is_same, is_whole_space
 from ..transforms.fixed import Fixed
+from .image import Image
 
 
 class FlowDistribution(TorchDistribution, ConditionalDistribution):
@@ -22,8 +24,9 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
     takes a distribution: priors, guides, likelihoods, under plates, ``expand``, ``mask`` and NUTS.
 
     Args:
-        base: a distribution over vectors of size ``D``, or over scalars in a batch whose last size is ``D``
-            (it is then made a vector). None is the standard normal on the transform's device and dtype.
+        base: a distribution over vectors of size ``D`` (events of the transform's shape), or over scalars in a batch
+            whose last size is ``D`` (it is then made a vector). None is the standard normal on the transform's device
+            and dtype.
         transform: a flow; one with a context must be conditioned before sampling and scoring.
         validate_args: as in torch.
         path: as a guide's site, leave the score of the distribution out of the gradient of the ELBO, whose mean it
@@ -32,7 +35,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     Raises:
         TypeError: if ``transform`` is not a :class:`~pyroflows.transforms.FlowTransform`.
-        ValueError: if the base does not have vectors of size ``D``.
+        ValueError: if the base does not have vectors of size ``D``, or leaves the transform's domain.
 
     Example:
         >>> from pyroflows.flows import nsf
@@ -53,8 +56,9 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
     ) -> None:
         if not isinstance(transform, FlowTransform):
             raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
-        base = standard_normal(transform) if base is None else _as_vectors(base, transform.input_dim)
+        base = standard_normal(transform) if base is None else _as_events(base, transform.event_shape)
         batch_shape = _broadcast("a base and a context", base.batch_shape, transform.batch_shape)
+        _check_support(base, transform)
         self.base = base.expand(batch_shape) if batch_shape != base.batch_shape else base
         self.transform, self.path = transform, path
         super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
@@ -66,8 +70,10 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Vectors of real numbers."""
-        return self.transform.codomain
+        """The codomain of the transform, or the image of the base's support, where that is not the whole domain."""
+        inside = _support(self.base)
+        whole = inside is None or is_same(inside, self.transform.domain)
+        return self.transform.codomain if whole else Image(inside, self.transform)
 
     @property
     def base_dist(self) -> Distribution:
@@ -103,7 +109,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return FlowDistribution(self.base.expand(batch_shape), self.transform, self._validate_args, path=self.path)
 
     def rsample(self, sample_shape: Size | tuple = ()) -> Tensor:
-        """Draws ``sample_shape + batch_shape + (D,)`` with gradients."""
+        """Draws ``sample_shape + batch_shape + event_shape`` with gradients."""
         return self.transform(self.base.rsample(Size(sample_shape)))
 
     def sample(self, sample_shape: Size | tuple = ()) -> Tensor:
@@ -156,8 +162,9 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return ScoreParts(log_prob, 0, FlowDistribution(self.base, Fixed(self.transform)).log_prob(value))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of ``value`` of shape ``(..., D)``; free of a second pass right after sampling it."""
-        _broadcast("a distribution and values", self.batch_shape, value.shape[:-1])
+        """Log density of ``value`` of shape ``(..., *event_shape)``; free of a second pass right after sampling it."""
+        batch = value.shape[: max(0, value.dim() - len(self.event_shape))]
+        _broadcast("a distribution and values", self.batch_shape, batch)
         x, ladj = self.transform.inv.call_and_ladj(value)
         return self._log_base(x) + ladj
 
@@ -175,13 +182,13 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
 
     def _log_base(self, x: Tensor) -> Tensor:
         # torch's Independent cannot sum over the dimensions of no rows.
-        return self.base.log_prob(x) if x.numel() else x.sum(-1)
+        return self.base.log_prob(x) if x.numel() else x.flatten(-len(self.event_shape)).sum(-1)
 
     def _scalar_base(self, what: str) -> Distribution:
-        if self.transform.input_dim != 1 or not isinstance(self.base, torch.distributions.Independent):
+        if tuple(self.event_shape) != (1,) or not isinstance(self.base, torch.distributions.Independent):
             raise ValueError(
                 f"{what} expected one dimension over a base made by .to_event(1), "
-                f"got input_dim={self.transform.input_dim} over {self.base}"
+                f"got {self.transform.extra_repr()} over {self.base}"
             )
         return self.base.base_dist
 
@@ -198,20 +205,42 @@ def _broadcast(what: str, first: Size, second: Size) -> Size:
 
 
 def standard_normal(transform: FlowTransform) -> Independent:
-    """The standard normal of the transform's size, on its device and in its dtype."""
+    """The standard normal of the transform's events, on its device and in its dtype."""
     tensors = chain(transform.parameters(), transform.buffers())
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    loc = torch.zeros(transform.input_dim, dtype=like.dtype, device=like.device)
-    return Independent(Normal(loc, torch.ones_like(loc), validate_args=False), 1, validate_args=False)
+    loc = torch.zeros(transform.event_shape, dtype=like.dtype, device=like.device)
+    normal = Normal(loc, torch.ones_like(loc), validate_args=False)
+    return Independent(normal, loc.dim(), validate_args=False)
 
 
-def _as_vectors(base: Distribution, input_dim: int) -> Distribution:
-    """Makes a batch of scalars whose last size is ``D`` a distribution over vectors."""
-    if base.event_shape == () and base.batch_shape[-1:] == (input_dim,):
-        base = Independent(base, 1)
-    if base.event_shape != (input_dim,):
+def _as_events(base: Distribution, event_shape: Size) -> Distribution:
+    """Makes a batch of scalars whose last sizes are those of an event a distribution over events."""
+    missing = len(event_shape) - len(base.event_shape)
+    if missing > 0 and (base.batch_shape + base.event_shape)[-len(event_shape) :] == event_shape:
+        base = Independent(base, missing)
+    if base.event_shape != event_shape:
+        one = len(event_shape) == 1
+        events = f"vectors of size {event_shape[0]}" if one else f"events of shape {tuple(event_shape)}"
         raise ValueError(
-            f"FlowDistribution expected a base over vectors of size {input_dim}, got event shape "
-            f"{tuple(base.event_shape)} and batch shape {tuple(base.batch_shape)}: use .expand and .to_event(1)"
+            f"FlowDistribution expected a base over {events}, got event shape {tuple(base.event_shape)} and batch "
+            f"shape {tuple(base.batch_shape)}: use .expand and .to_event({len(event_shape)})"
         )
     return base
+
+
+def _support(base: Distribution) -> constraints.Constraint | None:
+    """Where a base draws, None if it does not say."""
+    try:
+        return base.support
+    except NotImplementedError:
+        return None
+
+
+def _check_support(base: Distribution, transform: FlowTransform) -> None:
+    """Raises unless the base draws where the transform maps from."""
+    inside = _support(base)
+    if inside is not None and not is_whole_space(transform.domain) and not is_same(inside, transform.domain):
+        raise ValueError(
+            f"FlowDistribution expected a base over the transform's domain, {transform.domain}, got one over {inside}: "
+            f"take another base, or put Onto(...) before the transform"
+        )

@@ -13,9 +13,9 @@ def build(flow: Callable[..., FlowTransform], input_dim: int, context_dim: int =
     if not isinstance(made, FlowTransform):
         got = type(made).__name__
         raise TypeError(f"expected a flow that makes a FlowTransform of input_dim, got {got} from {flow}")
-    if (made.input_dim, made.context_dim) != (input_dim, context_dim):
+    if (tuple(made.event_shape), made.context_dim) != ((input_dim,), context_dim):
         raise ValueError(
             f"expected a flow with input_dim={input_dim} and context_dim={context_dim}, got "
-            f"input_dim={made.input_dim} and context_dim={made.context_dim} from {flow}"
+            f"input_dim={', '.join(map(str, made.event_shape))} and context_dim={made.context_dim} from {flow}"
         )
     return made

@@ -1,9 +1,13 @@
 """What the laws of transforms are tried on."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
-from ..transforms import FlowTransform
+from ..transforms import Compose, FlowTransform, Onto
+from ..transforms.domains import is_whole_space
 from .expectations import normal
 
 ROWS = 4  # how many inputs, and contexts, a law sees
@@ -24,11 +28,24 @@ def moved_at_random(module: nn.Module) -> nn.Module:
     return module
 
 
+def inputs(transform: FlowTransform, *batch: int) -> Tensor:
+    """Events in the domain of a transform, at random, in double precision."""
+    bijection = biject_to(transform.domain)
+    return bijection(normal(*batch, *bijection.inverse_shape(transform.event_shape)))
+
+
+def over_reals(transform: FlowTransform) -> FlowTransform:
+    """The transform after a map onto its domain, so that a normal base can stand before it."""
+    whole = is_whole_space(transform.domain)
+    return transform if whole else Compose([Onto(transform.domain, transform.event_shape), transform])
+
+
 def jacobian_of(transform: FlowTransform, z: Tensor, context: Tensor | None) -> Tensor:
-    """The Jacobian of each row by plain autograd, ``(ROWS, D, D)``."""
+    """The Jacobian of each row by plain autograd, ``(ROWS, D, D)`` for events of ``D`` numbers."""
+    size = math.prod(transform.event_shape)
 
     def at(index: int) -> Tensor:
         view = transform.condition(None if context is None else context[index])
-        return torch.autograd.functional.jacobian(lambda row: view.call_and_ladj(row)[0], z[index])
+        return torch.autograd.functional.jacobian(lambda row: view.call_and_ladj(row)[0], z[index]).view(size, size)
 
     return torch.stack([at(index) for index in range(ROWS)])

@@ -10,9 +10,9 @@ from ..autograd import slope
 from ..distributions import FlowDistribution
 from ..seeds import seed_of, seeded
 from ..transforms import Autoregressive, FlowTransform
-from .expectations import expect, expect_change, expect_close, law_broken, normal
+from .expectations import expect, expect_change, expect_close, law_broken
 from .module_laws import copies, devices, dtypes, functorch, gradients, never_stale, one_pass, registration
-from .subjects import ROWS, context_rows, jacobian_of, moved_at_random
+from .subjects import ROWS, context_rows, inputs, jacobian_of, moved_at_random, over_reals
 
 
 def check_transform(transform: FlowTransform, context: Tensor | None = None) -> None:
@@ -47,7 +47,7 @@ def check_law(name: str, transform: FlowTransform, context: Tensor | None = None
 
 def round_trip(transform: FlowTransform, context: Tensor | None) -> None:
     """There and back is where one started, and the two ladj cancel."""
-    x = normal(ROWS, transform.input_dim)
+    x = inputs(transform, ROWS)
     y, ladj = transform.call_and_ladj(x, context)
     back, ladj_back = transform.inv.call_and_ladj(y.clone(), context)
     expect_close("there and back", back, x)
@@ -56,14 +56,14 @@ def round_trip(transform: FlowTransform, context: Tensor | None) -> None:
 
 def log_det(transform: FlowTransform, context: Tensor | None) -> None:
     """The ladj is the log determinant of the Jacobian of the direction taken."""
-    x = normal(ROWS, transform.input_dim)
+    x = inputs(transform, ROWS)
     _, ladj = transform.call_and_ladj(x, context)
     expect_close("ladj", ladj, jacobian_of(transform, x, context).slogdet().logabsdet)
 
 
 def carried_score(transform: FlowTransform, context: Tensor | None) -> None:
     """The slope of the log density at a draw is the one that autograd finds, the draw that of an ordinary pass."""
-    density = FlowDistribution(transform=transform.condition(context))
+    density = FlowDistribution(transform=over_reals(transform).condition(context))
     with seeded(seed_of("a draw and its score"), torch.device("cpu")):
         plain = density.rsample((ROWS,))
     with seeded(seed_of("a draw and its score"), torch.device("cpu")):
@@ -84,16 +84,16 @@ def triangular(transform: FlowTransform, context: Tensor | None) -> None:
     """The Jacobian of each autoregressive part is triangular in its order."""
     for part in transform.modules():
         if isinstance(part, Autoregressive):
-            jacobian = jacobian_of(part, normal(ROWS, part.input_dim), context if part.context_dim else None)
+            jacobian = jacobian_of(part, inputs(part, ROWS), context if part.context_dim else None)
             above = jacobian[:, part.order][:, :, part.order].triu(1)
             expect_close("above the diagonal", above, torch.zeros_like(above))
 
 
 def shapes(transform: FlowTransform, context: Tensor | None) -> None:
     """Batches broadcast, and each row is mapped on its own."""
-    x = normal(3, ROWS, transform.input_dim)
+    x = inputs(transform, 3, ROWS)
     y, ladj = transform.call_and_ladj(x, context)
-    expect("shapes", (y.shape, ladj.shape), (x.shape, x.shape[:-1]))
+    expect("shapes", (y.shape, ladj.shape), (x.shape, x.shape[:2]))
     single, single_ladj = transform.call_and_ladj(x[1, 2], None if context is None else context[2])
     expect_close("one row", single, y[1, 2])
     expect_close("ladj of one row", single_ladj, ladj[1, 2])
@@ -107,13 +107,14 @@ def conditioning(transform: FlowTransform, context: Tensor | None) -> None:
     """``condition`` is the call with a context, which has an effect; each row draws noise of its own."""
     if context is None:
         return
-    x = normal(ROWS, transform.input_dim)
+    x = inputs(transform, ROWS)
     y = transform(x, context)
     expect_close("conditioned", transform.condition(context)(x), y)
     expect_change("another context", y, transform(x, context + 1))
-    density = FlowDistribution(transform=transform).condition(context)
-    expect("shape of a sample", density.sample((3,)).shape, (3, ROWS, transform.input_dim))
-    noise = transform.inv(density.sample().clone(), context)
+    whole = over_reals(transform)
+    density = FlowDistribution(transform=whole).condition(context)
+    expect("shape of a sample", density.sample((3,)).shape, (3, ROWS, *transform.event_shape))
+    noise = whole.inv(density.sample().clone(), context)
     expect("distinct rows of noise", len(noise.unique(dim=0)), ROWS)
 
 

@@ -6,6 +6,7 @@ from .base import Conditioned, FlowTransform, Inverse
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
+from .onto import Onto
 from .permute import Permute
 from .triangular import LowerTriangular
 
@@ -19,5 +20,6 @@ __all__ = [
     "FlowTransform",
     "Inverse",
     "LowerTriangular",
+    "Onto",
     "Permute",
 ]

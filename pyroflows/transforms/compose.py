@@ -1,12 +1,15 @@
 """A chain of transforms as one transform."""
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from .base import FlowTransform
 from .compose_reversible import chain, reversible_chain
+from .domains import is_same
 
 
 class Compose(FlowTransform):
@@ -26,8 +29,8 @@ class Compose(FlowTransform):
         reversible: trades time for memory; needs parts that are fast both ways.
 
     Raises:
-        ValueError: if there is no part, sizes differ between parts, or ``reversible`` is asked of parts that
-            are not fast both ways.
+        ValueError: if there is no part, shapes differ between parts, a part does not end where the next begins, or
+            ``reversible`` is asked of parts that are not fast both ways.
         TypeError: if a part is not a :class:`FlowTransform`.
 
     Example:
@@ -41,12 +44,22 @@ class Compose(FlowTransform):
     def __init__(self, transforms: Iterable[FlowTransform], *, reversible: bool = False) -> None:
         transforms = list(transforms)
         _check_parts(transforms, reversible)
-        super().__init__(transforms[0].input_dim, max(t.context_dim for t in transforms))
+        super().__init__(transforms[0].event_shape, max(t.context_dim for t in transforms))
         self.transforms = nn.ModuleList(transforms)
         self.batch_shape = torch.broadcast_shapes(*(t.batch_shape for t in transforms))
         slow = {t.fast for t in transforms} - {"both"}
         self.fast = "neither" if len(slow) > 1 else slow.pop() if slow else "both"
         self.reversible = reversible
+
+    @property
+    def domain(self) -> Constraint:
+        """The first part's."""
+        return self.transforms[0].domain
+
+    @property
+    def codomain(self) -> Constraint:
+        """The last part's."""
+        return self.transforms[-1].codomain
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         parts = list(reversed(self.transforms)) if inverse else list(self.transforms)
@@ -90,9 +103,17 @@ def _check_parts(transforms: list, reversible: bool) -> None:
     for part in transforms:
         if not isinstance(part, FlowTransform):
             raise TypeError(f"Compose expected parts that are FlowTransforms, got {type(part).__name__}")
-    sizes = [t.input_dim for t in transforms]
-    if len(set(sizes)) > 1:
-        raise ValueError(f"Compose expected parts of one input_dim, got {sizes}")
+    shapes = [tuple(t.event_shape) for t in transforms]
+    if len(set(shapes)) > 1:
+        vectors = all(len(shape) == 1 for shape in shapes)
+        got = f"input_dim, got {[size for (size,) in shapes]}" if vectors else f"event_shape, got {shapes}"
+        raise ValueError(f"Compose expected parts of one {got}")
+    for index, (part, following) in enumerate(pairwise(transforms)):
+        if not is_same(part.codomain, following.domain):
+            raise ValueError(
+                f"Compose expected each part to end where the next begins, got {part._name} onto {part.codomain} as "
+                f"part {index}, then {following._name} of {following.domain}: change the order, or put a map between"
+            )
     contexts = [t.context_dim for t in transforms]
     if len(set(contexts) - {0}) > 1:
         raise ValueError(f"Compose expected parts of one context_dim (or 0), got {contexts}")
