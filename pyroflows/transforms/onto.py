@@ -25,11 +25,12 @@ class Onto(FlowTransform):
         ValueError: if torch knows no bijection onto the constraint, or only one that changes shapes.
 
     Example:
+        >>> import torch
         >>> from torch.distributions import constraints
         >>> from pyroflows.transforms import Affine, Compose
         >>> flow = Compose([Affine(2), Onto(constraints.interval(-1.0, 3.0), 2)])
-        >>> flow(torch.zeros(2))
-        tensor([1., 1.])
+        >>> flow(torch.zeros(2)).tolist()
+        [1.0, 1.0]
     """
 
     def __init__(self, constraint: Constraint, input_dim: int | Sequence[int]) -> None:
