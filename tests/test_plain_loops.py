@@ -10,6 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO, flows
+from pyroflows.guides.init import init_to_origin, prior_scale
 
 
 def rows(size: int = 3) -> None:
@@ -111,3 +112,11 @@ def test_the_default_guide_starts_at_a_tenth_of_each_prior() -> None:
     assert z.tolist() == pytest.approx([0.05, 1.0, 1.0, 0.2, 0.1], rel=0.2)
     given = AutoFlow(model, flows.full_rank).setup().get_posterior().sample((4000,)).std(0)
     assert given.tolist() == pytest.approx([0.1] * 5, rel=0.1)
+
+
+def test_the_start_of_very_many_latents_is_found() -> None:
+    def model() -> None:
+        pyro.sample("x", dist.Normal(torch.zeros(100_000), 2.0).to_event(1))
+
+    guide = AutoFlow(model, init_loc_fn=init_to_origin).setup()
+    assert prior_scale(guide.space, guide.prototype_trace).mean().item() == pytest.approx(0.2, rel=0.02)
