@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import pyro.distributions as dist
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pyroflows import FlowDensity, flows
-from pyroflows.density.columns import Columns
+from pyroflows.density.columns import Columns, OverBackground
 
 SPLINES = partial(flows.nsf, layers=2, hidden_dims=(32,))
 Quick = partial(FlowDensity, SPLINES, epochs=3, random_state=0)
@@ -59,6 +60,14 @@ def test_d1_a_wild_row_leaves_the_others_alone() -> None:
     z = columns(NORMAL).inv(torch.tensor(NORMAL))
     assert_allclose(columns(wild(NORMAL, 1e6)).inv(torch.tensor(NORMAL))[1:], z[1:], atol=0.05)
     assert not columns(NORMAL).notes
+
+
+def test_d1_only_rows_far_out_may_be_of_the_background() -> None:
+    made, density = columns(wild(NORMAL, 1e6)), dist.Normal(torch.zeros(2).double(), 0.01).to_event(1)
+    z = made.inv(torch.tensor(wild(NORMAL, 1e6)))
+    apart = OverBackground(density, made.near).log_prob(z) - density.log_prob(z)
+    assert (apart[1:].abs() < 1e-9).all()
+    assert apart[0] > 1e4
 
 
 @pytest.mark.parametrize("size", [1e3, 1e9])

@@ -45,6 +45,7 @@ class Columns(FlowTransform):
 
     Attributes:
         notes: a sentence for each column that bends.
+        near: between which standardised values ``(2, D)`` rows are not far out.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Columns(FlowTransform):
         self.dtype = dtype
         found = [_measure(column, weight) for column in values.T]
         knots = {i: _knots(values[:, i], weight, column) for i, column in enumerate(found) if column.wild}
-        bends = {i: pair for i, pair in knots.items() if pair is not None}
+        bends = {i: triple for i, triple in knots.items() if triple is not None}
 
         def tensor(numbers: Sequence) -> Tensor:
             return torch.tensor(np.array(numbers), dtype=torch.float64, device=device)
@@ -62,7 +63,11 @@ class Columns(FlowTransform):
         self.loc = tensor([0.0 if i in bends else column.loc for i, column in enumerate(found)])
         self.scale = tensor([1.0 if i in bends else column.scale for i, column in enumerate(found)])
         self.bent = torch.tensor(list(bends), dtype=torch.long, device=device)
-        self.bend = Bend(*map(tensor, zip(*bends.values(), strict=True))) if bends else None
+        x, z, near = zip(*bends.values(), strict=True) if bends else ((), (), ())
+        self.bend = Bend(tensor(x), tensor(z)) if bends else None
+        self.near = tensor([[-math.inf], [math.inf]]).to(dtype).repeat(1, len(found))
+        if bends:
+            self.near[:, self.bent] = tensor(near).to(dtype).mT
         self.notes = [f"column {names[i]!r} is scaled by its quantiles: {found[i]}" for i in bends]
 
     def _takes(self, inverse: bool) -> str:
@@ -93,7 +98,6 @@ class Units:
     Attributes:
         rows: :class:`Columns`, from the flow to the data.
         notes: what was found in the data, a sentence each.
-        wild: whether a few rows lie far out.
     """
 
     def __init__(
@@ -111,7 +115,11 @@ class Units:
             names = [f"{i} of the context" for i in range(context.shape[1])]
             self._contexts = Columns(context, weight, names, dtype, device)
             self.notes += self._contexts.notes
-        self.wild = self.rows.bend is not None
+
+    def trained(self, density: FlowDistribution) -> TorchDistribution:
+        """What is to be trained of a density over standardised rows: over a background where rows lie far out."""
+        near = self.rows.near
+        return OverBackground(density, near) if near.isfinite().any() else density
 
     def standard(self, context: Tensor) -> Tensor:
         """A context ``(..., C)`` for any number of rows, standardised."""
@@ -126,26 +134,29 @@ class OverBackground(TorchDistribution):
     """A density to be trained on rows of which a few lie far out: those may be from a wide background instead.
 
     So their influence ends where the density is below the background's share. Without, a handful of rows decides on
-    the steps, and on what is the best state on rows held out.
+    the steps, and on what is the best state on rows held out. All others are as without a background.
 
     Args:
         density: over vectors that are standardised.
+        near: between which vectors rows are not far out, ``(2, D)``.
     """
 
     arg_constraints: ClassVar[dict] = {}
 
-    def __init__(self, density: FlowDistribution) -> None:
-        self.density = density
+    def __init__(self, density: FlowDistribution, near: Tensor) -> None:
+        self.density, self.near = density, near
         super().__init__(density.batch_shape, density.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of the two together."""
+        """Log density, of the two together where a row is far out."""
         normal = torch.distributions.Normal(value.new_zeros(()), WIDTH, validate_args=False)
-        return torch.logaddexp(self.density.log_prob(value), normal.log_prob(value).sum(-1) + math.log(BACKGROUND))
+        own, far = self.density.log_prob(value), ((value < self.near[0]) | (value > self.near[1])).any(-1)
+        both = torch.logaddexp(own, normal.log_prob(value).sum(-1) + math.log(BACKGROUND))
+        return torch.where(far, both, own)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "OverBackground":
         """The same for more rows."""
-        return OverBackground(self.density.expand(batch_shape))
+        return OverBackground(self.density.expand(batch_shape), self.near)
 
 
 def log_density(density: FlowDistribution, rows: Tensor) -> Tensor:
@@ -185,15 +196,15 @@ def _measure(values: NDArray, weight: NDArray) -> _Measured:
     return _Measured(middle + reach * mean, scale, middle, (high - low) / 1.349 or scale, reach)
 
 
-def _knots(values: NDArray, weight: NDArray, column: _Measured) -> tuple[NDArray, NDArray] | None:
-    """Knots of a bend and where the first and the last lie; None if some are equal."""
+def _knots(values: NDArray, weight: NDArray, column: _Measured) -> tuple[NDArray, NDArray, NDArray] | None:
+    """Knots of a bend, where the first and the last lie, and the rows that are near; None if some are equal."""
     near = np.abs(values - column.middle) <= REACH * column.robust
     few = (~near).sum() <= max(SHARE * len(values), FEW)
-    x, z = _near(values, weight, near) if few else _normal(values, weight)
-    return (x, z) if (np.diff(x) > 0).all() else None
+    x, z, ends = _near(values, weight, near) if few else _normal(values, weight)
+    return (x, z, ends) if (np.diff(x) > 0).all() else None
 
 
-def _near(values: NDArray, weight: NDArray, near: NDArray) -> tuple[NDArray, NDArray]:
+def _near(values: NDArray, weight: NDArray, near: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """A line through the rows that are near, and the furthest of the others a step beyond it."""
     bulk = _measure(values[near], weight[near])
     ends = (np.array([values[near].min(), values[near].max()]) - bulk.loc) / bulk.scale
@@ -201,11 +212,11 @@ def _near(values: NDArray, weight: NDArray, near: NDArray) -> tuple[NDArray, NDA
     z = ends + BEYOND * step * np.array([-1, 1])
     x = bulk.loc + bulk.scale * np.linspace(*z, KNOTS)
     x[0], x[-1] = min(x[0], values.min()), max(x[-1], values.max())
-    return x, z
+    return x, z, ends + step * np.array([-1, 1])
 
 
-def _normal(values: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
-    """Quantiles at even steps of a normal."""
+def _normal(values: NDArray, weight: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Quantiles at even steps of a normal, of which none is far out."""
     distinct, which = np.unique(values, return_inverse=True)
     share = np.bincount(which, weights=weight)
     below = torch.tensor((np.cumsum(share) - share / 2) / share.sum(), dtype=torch.float64)
@@ -213,4 +224,4 @@ def _normal(values: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
     levels = torch.special.ndtr(torch.linspace(*z, KNOTS, dtype=torch.float64)).numpy()
     x = np.interp(levels, below.numpy(), distinct)
     x[0], x[-1] = distinct[0], distinct[-1]
-    return x, z
+    return x, z, np.array([-np.inf, np.inf])

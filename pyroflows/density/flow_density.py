@@ -17,7 +17,7 @@ from ..seeds import seeded
 from ..training import Batches, Callback, EpochLog, Epochs, Listener
 from ..transforms import Compose, FlowTransform
 from ..vae import FlowPrior
-from .columns import OverBackground, Units, log_density
+from .columns import Units, log_density
 from .degenerate import check_density
 from .inputs import check_options, context_of, in_use
 from .plots import plot_calibration, plot_trajectory
@@ -164,7 +164,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Standardised rows as data of Pyro. ``fit`` maximises its ELBO with an empty guide, as SVI would."""
         density = self._given(context)
         with pyro.plate("rows", len(x)), poutine.scale(scale=weight):
-            pyro.sample("x", OverBackground(density) if self._units.wild else density, obs=x)
+            pyro.sample("x", self._units.trained(density), obs=x)
 
     def _loss(self, x: Tensor, *rest: Tensor) -> Tensor:
         """The negative ELBO of a row of :meth:`model`: the weighted mean of negative log densities."""
