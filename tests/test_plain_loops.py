@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyroflows import AutoFlow, CompiledSVI, CompiledTrace_ELBO, flows
-from pyroflows.guides.init import init_to_origin, prior_scale
+from pyroflows.guides.init import init_to_origin, prior_spread
 
 
 def rows(size: int = 3) -> None:
@@ -98,7 +98,7 @@ def test_f1_a_run_says_how_many_losses_were_not_finite() -> None:
         svi.run(3)
 
 
-def test_the_default_guide_starts_at_a_tenth_of_each_prior() -> None:
+def test_the_default_guide_starts_at_a_share_of_each_prior() -> None:
     def model() -> None:
         pyro.sample("narrow", dist.Normal(0.0, 0.5))
         pyro.sample("wide", dist.Normal(0.0, 1e6).expand([2]).to_event(1))
@@ -106,12 +106,29 @@ def test_the_default_guide_starts_at_a_tenth_of_each_prior() -> None:
         pyro.sample("flat", dist.ImproperUniform(dist.constraints.real, (), ()))
 
     sd = AutoFlow(model).setup().sd()
-    assert sd["narrow"].item() == pytest.approx(0.05, rel=0.2)
-    assert sd["wide"].tolist() == pytest.approx([1.0, 1.0], rel=0.2)
+    assert sd["narrow"].item() == pytest.approx(0.075, rel=0.2)
+    assert sd["wide"].tolist() == pytest.approx([1.5, 1.5], rel=0.2)
     z = AutoFlow(model).setup().get_posterior().sample((4000,)).std(0)
-    assert z.tolist() == pytest.approx([0.05, 1.0, 1.0, 0.2, 0.1], rel=0.2)
+    assert z.tolist() == pytest.approx([0.075, 1.5, 1.5, 0.3, 0.15], rel=0.2)
     given = AutoFlow(model, flows.full_rank).setup().get_posterior().sample((4000,)).std(0)
     assert given.tolist() == pytest.approx([0.1] * 5, rel=0.1)
+
+
+def test_steps_of_the_default_guide_do_not_depend_on_units() -> None:
+    def ends(unit: float) -> tuple[float, float]:
+        def model() -> None:
+            x = pyro.sample("x", dist.Normal(0.0, unit))
+            pyro.sample("y", dist.Normal(x, 0.1 * unit), obs=torch.tensor(3.0 * unit))
+
+        pyro.set_rng_seed(0)
+        pyro.clear_param_store()
+        svi = SVI(model, guide := AutoFlow(model), pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
+        for _ in range(50):
+            svi.step()
+        return guide.median()["x"].item() / unit, guide.sd()["x"].item() / unit
+
+    assert ends(1.0) == pytest.approx(ends(8.0), rel=1e-3)
+    assert ends(1.0) == pytest.approx(ends(0.125), rel=1e-3)
 
 
 def test_the_start_of_very_many_latents_is_found() -> None:
@@ -119,4 +136,4 @@ def test_the_start_of_very_many_latents_is_found() -> None:
         pyro.sample("x", dist.Normal(torch.zeros(100_000), 2.0).to_event(1))
 
     guide = AutoFlow(model, init_loc_fn=init_to_origin).setup()
-    assert prior_scale(guide.space, guide.prototype_trace).mean().item() == pytest.approx(0.2, rel=0.02)
+    assert prior_spread(guide.space, guide.prototype_trace).mean().item() == pytest.approx(2.0, rel=0.02)

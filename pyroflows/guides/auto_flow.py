@@ -23,8 +23,10 @@ from ..model.latent_space import Unscored
 from ..seeds import seed_of, seeded
 from ..transforms import Affine, Compose, FlowTransform, LowerTriangular
 from .guarded import Guarded
-from .init import init_to_prior, prior_scale
+from .init import init_to_prior, prior_spread
 
+# Where scales of the default guide start, in spreads of the priors.
+START = 0.15
 # Of the draws behind its moments, so that they are the same in every call.
 SEED = seed_of("moments of a guide")
 
@@ -46,7 +48,7 @@ class AutoFlow(AutoContinuous):
         init_loc_fn: where each site starts, see Pyro's autoguide initialization. By default the prior's median,
             and the origin of unconstrained space where the prior cannot be sampled.
         init_scale: the scale of the start in unconstrained space, a number or one for each latent. None is 0.1; for the
-            default flow it is a tenth of the spread of each latent's prior, from 0.01 to 1.
+            default flow it is 0.15 of the spread of each latent's prior, taken as from 0.1 to 10.
         base: the base distribution, or a function of the number of latents that makes it; by default the
             standard normal.
         path: take the gradient of the ELBO through the draws alone, see :class:`~pyroflows.FlowDistribution`; the
@@ -118,12 +120,13 @@ class AutoFlow(AutoContinuous):
         self.space = LatentSpace.of(self.prototype_trace, whole)
         self.latent_dim = self.space.size
         (make_flow, scale, base), loc = self._make, self.space.start
+        spread = prior_spread(self.space, self.prototype_trace) if self._is_steady else None
         if scale is None:
-            scale = prior_scale(self.space, self.prototype_trace) if self._is_steady else 0.1
+            scale = 0.1 if spread is None else START * spread
         flow = make_flow(self.latent_dim)
         if not isinstance(flow, FlowTransform):
             raise TypeError(f"AutoFlow expected flow(D) to be a FlowTransform, got {type(flow).__name__}")
-        full = partial(LowerTriangular, relative=self._is_steady)
+        full = partial(LowerTriangular, spread=spread)
         affine = full if self.latent_dim <= FULL_RANK_LIMIT else Affine
         transform = Compose([flow, affine(self.latent_dim, loc=loc, scale=scale)])
         self.transform = transform.to(device=loc.device, dtype=loc.dtype)

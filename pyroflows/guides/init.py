@@ -32,8 +32,8 @@ def init_to_prior(site: dict) -> Tensor:
         return init_to_origin(site)
 
 
-def prior_scale(space: LatentSpace, trace: poutine.Trace) -> Tensor:
-    """A tenth of the spread of each latent's prior in unconstrained space, from 0.01 to 1, of shape ``(D,)``.
+def prior_spread(space: LatentSpace, trace: poutine.Trace) -> Tensor:
+    """The spread of each latent's prior in unconstrained space, an sd, from 0.1 to 10, of shape ``(D,)``.
 
     The priors are those of a run of the model, each given the values of the others there; a prior without draws counts
     as a normal of sd 1.
@@ -41,7 +41,7 @@ def prior_scale(space: LatentSpace, trace: poutine.Trace) -> Tensor:
     with torch.no_grad(), seeded(seed_of("spread of priors"), space.start.device):
         draws = {site.name: _draws(trace.nodes[site.name]["fn"], space.start) for site in space.sites}
         low, high = space.unconstrain(draws)[0].sort(dim=0).values[list(ASIDE)]  # quantile() has a limit of size
-    return ((high - low) / 20).nan_to_num(0.1).clamp(0.01, 1.0)
+    return ((high - low) / 2).nan_to_num(1.0).clamp(0.1, 10.0)
 
 
 def _draws(fn: TorchDistribution, like: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from ..nets import Activation, Parameters
 from .affine import LOG_SCALE_BOUND, initial_values
 from .base import FlowTransform
 
+# How much faster than locs, in units of the spread, scales move by a factor of e.
+PACE = 2.0
+
 
 class LowerTriangular(FlowTransform):
     """``y = loc + L (I + P P^T) x``: a full covariance, with an optional low-rank factor ``P``.
@@ -23,22 +26,23 @@ class LowerTriangular(FlowTransform):
         input_dim: size ``D`` of the vectors.
         context_dim: size of the context, 0 for free parameters.
         rank: columns of ``P``, 0 for none.
-        relative: count the parameters below the diagonal of ``L`` in units of its row's diagonal over ``sqrt(D)``. A
-            step of an optimizer then turns the draws of a narrow density no further than those of a wide one.
+        spread: about how far each coordinate ranges, positive, of shape ``(D,)``: parameters then count ``loc`` in
+            these units, the diagonal of ``L`` in half the logarithm of its ratio to them, and what is below it in units
+            of its row's diagonal over ``sqrt(D)``. Steps of an optimizer then do not depend on units, and turn the
+            draws of a narrow density no further than those of a wide one. None: all are counted as they are.
         loc: initial location, a number or shape ``(D,)``.
         scale: initial diagonal of ``L``, positive, a number or shape ``(D,)``.
         hidden_dims: widths of the network's hidden layers, used with a context.
         activation: makes the network's non-linearity.
 
     Raises:
-        ValueError: if ``loc`` or ``scale`` has the wrong shape, ``scale`` is not positive or ``rank`` is negative.
+        ValueError: if ``loc``, ``scale`` or ``spread`` has the wrong shape, ``scale`` or ``spread`` is not positive or
+            ``rank`` is negative.
 
     References:
         The founding use is ``tfb_affine(scale_tril, scale_perturb_factor, shift)``; there ``P P^T`` is added
         to ``L``, which can be singular.
     """
-
-    relative = False  # of maps pickled before there was a choice
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class LowerTriangular(FlowTransform):
         context_dim: int = 0,
         *,
         rank: int = 0,
-        relative: bool = False,
+        spread: Tensor | None = None,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
         hidden_dims: Sequence[int] = (64, 64),
@@ -55,13 +59,19 @@ class LowerTriangular(FlowTransform):
         super().__init__(input_dim, context_dim)
         if rank < 0:
             raise ValueError(f"LowerTriangular expected rank >= 0, got {rank}")
-        self.rank, self.relative = rank, relative
+        if spread is not None and not (spread.shape == (input_dim,) and (spread > 0).all()):
+            raise ValueError(f"LowerTriangular expected spread > 0 of shape ({input_dim},), got {spread}")
+        self.rank, self.relative = rank, spread is not None
         below = input_dim * (input_dim - 1) // 2
         self.sizes = [input_dim, input_dim, below, input_dim * rank]
-        first = initial_values(self, loc, scale)
+        first = initial_values(self, loc, scale if spread is None else scale / spread)
         self.register_buffer("places", _tril_places(input_dim).to(first.device), persistent=False)
         self.register_buffer("center", torch.zeros_like(first[:input_dim]))
         self.register_buffer("frame", torch.eye(input_dim).to(first))
+        if spread is not None:
+            loc, log_scale = first.split(input_dim)
+            self.center, self.frame = loc, torch.diag(spread.to(first))
+            first = torch.cat([torch.zeros_like(loc), log_scale / PACE])
         # P = 0 is a saddle point of P P^T: start beside it.
         rest = torch.cat([first.new_zeros(below), 0.01 * torch.randn(input_dim * rank).to(first)])
         self.params = Parameters(torch.cat([first, rest]), context_dim, hidden_dims, activation)
@@ -104,7 +114,7 @@ class LowerTriangular(FlowTransform):
     def _parts(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The shift, the triangle, the log of its diagonal, and the factor ``P``, in the precision of the frame."""
         shift, log_diag, below, factor = self.params(context).to(self.frame.dtype).split(self.sizes, dim=-1)
-        log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
+        log_diag = soft_clip(PACE * log_diag if self.relative else log_diag, LOG_SCALE_BOUND)
         diag, root = log_diag.exp(), self.input_dim**0.5
         first = torch.full_like(diag, root) if self.relative else diag
         tril = pad(torch.cat([first, below], dim=-1), (0, 1))[..., self.places]
