@@ -11,8 +11,8 @@ from ..nets import Activation, Parameters
 from .affine import LOG_SCALE_BOUND, initial_values
 from .base import FlowTransform
 
-# How much faster than locs, in units of the spread, scales move by a factor of e.
-PACE = 2.0
+# Spreads that a loc moves, and factors of e that a scale grows, as its parameter grows by one.
+PACE = 1.5, 2.0
 
 
 class LowerTriangular(FlowTransform):
@@ -26,10 +26,10 @@ class LowerTriangular(FlowTransform):
         input_dim: size ``D`` of the vectors.
         context_dim: size of the context, 0 for free parameters.
         rank: columns of ``P``, 0 for none.
-        spread: about how far each coordinate ranges, positive, of shape ``(D,)``: parameters then count ``loc`` in
-            these units, the diagonal of ``L`` in half the logarithm of its ratio to them, and what is below it in units
-            of its row's diagonal over ``sqrt(D)``. Steps of an optimizer then do not depend on units, and turn the
-            draws of a narrow density no further than those of a wide one. None: all are counted as they are.
+        spread: about how far each coordinate ranges, positive, of shape ``(D,)``: parameters then count ``loc`` and the
+            diagonal of ``L`` in these units, and what is below it in units of its row's diagonal over ``sqrt(D)``.
+            Steps of an optimizer then do not depend on units, and turn the draws of a narrow density no further than
+            those of a wide one. None: all are counted as they are.
         loc: initial location, a number or shape ``(D,)``.
         scale: initial diagonal of ``L``, positive, a number or shape ``(D,)``.
         hidden_dims: widths of the network's hidden layers, used with a context.
@@ -71,7 +71,7 @@ class LowerTriangular(FlowTransform):
         if spread is not None:
             loc, log_scale = first.split(input_dim)
             self.center, self.frame = loc, torch.diag(spread.to(first))
-            first = torch.cat([torch.zeros_like(loc), log_scale / PACE])
+            first = torch.cat([torch.zeros_like(loc), log_scale / PACE[1]])
         # P = 0 is a saddle point of P P^T: start beside it.
         rest = torch.cat([first.new_zeros(below), 0.01 * torch.randn(input_dim * rank).to(first)])
         self.params = Parameters(torch.cat([first, rest]), context_dim, hidden_dims, activation)
@@ -114,7 +114,9 @@ class LowerTriangular(FlowTransform):
     def _parts(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The shift, the triangle, the log of its diagonal, and the factor ``P``, in the precision of the frame."""
         shift, log_diag, below, factor = self.params(context).to(self.frame.dtype).split(self.sizes, dim=-1)
-        log_diag = soft_clip(PACE * log_diag if self.relative else log_diag, LOG_SCALE_BOUND)
+        if self.relative:
+            shift, log_diag = shift * PACE[0], log_diag * PACE[1]
+        log_diag = soft_clip(log_diag, LOG_SCALE_BOUND)
         diag, root = log_diag.exp(), self.input_dim**0.5
         first = torch.full_like(diag, root) if self.relative else diag
         tril = pad(torch.cat([first, below], dim=-1), (0, 1))[..., self.places]
