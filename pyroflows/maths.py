@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 
+def clip(x: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
+    """``x.clamp(low, high)`` with gradient one where ``x`` is at an end, too: that of ``clamp`` is 0 from torch 2.14.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 0.0, 0.5, 2.0], requires_grad=True)
+        >>> clip(x, 0.0, 1.0).tolist(), torch.autograd.grad(clip(x, 0.0, 1.0).sum(), x)[0].tolist()
+        ([0.0, 0.0, 0.5, 1.0], [0.0, 1.0, 1.0, 0.0])
+    """
+    x = torch.where(x < low, low, x) if low > -math.inf else x
+    return torch.where(x > high, high, x) if high < math.inf else x
+
+
 def soft_clip(x: Tensor, bound: float) -> Tensor:
     """Squashes ``x`` smoothly into ``(-bound, bound)`` with unit slope at zero.
 

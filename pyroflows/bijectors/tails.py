@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..maths import soft_clip
+from ..maths import clip, soft_clip
 from .base import Bijector, check_bound
 
 # Where squares end and a straight line goes on: far outside of any base, and soon enough that nothing overflows.
@@ -37,7 +37,7 @@ class Tails(Bijector):
     def forward(self, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``(y, ladj)``."""
         a = soft_clip(torch.where(x < 0, left, right), self.bound)
-        heavy, light = a.clamp_min(0), (-a).clamp_min(0)  # in this form both have a gradient at zero
+        heavy, light = clip(a, low=0.0), clip(-a, low=0.0)  # both have a gradient at zero
         reach = CUT * (1 + light * CUT * CUT).sqrt()
         inner = torch.minimum(torch.maximum(x, -reach), reach)
         root = (1 + heavy * inner * inner).sqrt()

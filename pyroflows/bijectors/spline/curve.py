@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...maths import clip
+
 FACTOR = math.log(10.0)  # bounds the log of a knot's slope by the smaller secant beside it
 
 
@@ -50,8 +52,8 @@ def _root(v: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     With ``b = d0 - v (d0 + d1 - 2)``. Of the two forms of the root the one without cancellation is taken;
     the discriminant is a sum of positive terms for ``b <= 1`` and at least 1 beyond.
     """
-    v = v.clamp(min=0)
+    v = clip(v, low=0.0)
     b = d0 - v * (d0 + d1 - 2)
     root = (b * b + 4 * (1 - b) * v).sqrt()
-    safe = b.clamp(max=0)
-    return torch.where(b > 0, 2 * v / (b.clamp(min=0) + root), (root - safe) / (2 * (1 - safe)))
+    safe = clip(b, high=0.0)
+    return torch.where(b > 0, 2 * v / (clip(b, low=0.0) + root), (root - safe) / (2 * (1 - safe)))

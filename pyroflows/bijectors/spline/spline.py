@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...autograd import is_compiled_backward, is_plain_backward
-from ...maths import soft_clip
+from ...maths import clip, soft_clip
 from ..base import Bijector
 from .curve import FACTOR, Curve, solve
 from .gradient import written
@@ -71,7 +71,7 @@ class RQSpline(Bijector):
 
     def find(self, inverse: bool, z: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
         """The value, the ladj, and what :class:`~.spline_gradient.Found` holds besides."""
-        inside = z.clamp(-self.bound, self.bound)
+        inside = clip(z, -self.bound, self.bound)
         shares, table, knots = self._tables(torch.stack(torch.broadcast_tensors(widths, heights), dim=-2))
         index = (inside.unsqueeze(-1) >= knots[..., int(inverse), 1:-1]).sum(-1, keepdim=True)
         beside = index + torch.arange(-1, 2, device=z.device)
@@ -83,7 +83,7 @@ class RQSpline(Bijector):
         if inverse:
             t, u = solve((inside - y0) / h, (y1 - inside) / h, d0, d1)
         else:
-            t, u = ((inside - x0) / w).clamp(0, 1), ((x1 - inside) / w).clamp(0, 1)
+            t, u = (clip(part / w, 0.0, 1.0) for part in (inside - x0, x1 - inside))
         curve = Curve.at(t, u, d0, d1)
         ladj = (curve.slope * h / w).log()
         # From the nearer end, and the identity where the input was clamped.
@@ -106,8 +106,8 @@ class RQSpline(Bijector):
         before, secant, after = (sizes[..., 1, :] / sizes[..., 0, :]).unbind(-1)
         left, right = soft_clip(factors, FACTOR).exp().unbind(-1)
         outer = 1 / secant
-        d0 = torch.where(index == 0, outer, left * (before * outer).clamp(max=1))
-        d1 = torch.where(index == self.bins - 1, outer, right * (after * outer).clamp(max=1))
+        d0 = torch.where(index == 0, outer, left * clip(before * outer, high=1.0))
+        d1 = torch.where(index == self.bins - 1, outer, right * clip(after * outer, high=1.0))
         return [d0, d1]
 
     @property
