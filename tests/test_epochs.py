@@ -86,9 +86,9 @@ def test_bad_steps_are_dropped() -> None:
     module = network()
     epochs, run = trainer(module)
     count = iter(range(1000))
-    poisoned = {**run, "loss": lambda x, y: run["loss"](x, y) * (math.nan if next(count) % 3 == 0 else 1.0)}
+    poisoned = {**run, "loss": lambda x, y: run["loss"](x, y) * (math.nan if next(count) % 6 == 0 else 1.0)}
     log = epochs.run(**poisoned, epochs=40)
-    assert log.bad_steps == -(-280 // 3)
+    assert log.bad_steps == -(-280 // 6)
     assert all(math.isfinite(value) for value in log.train)
     assert (module(X) - Y).square().mean() < 0.5
 
@@ -101,13 +101,43 @@ def test_a_large_gradient_is_clipped_as_a_whole_and_a_small_one_is_not(scale: fl
     assert_close(torch.stack([p.grad.sum() for p in weights]), slope / 5.0 * norm)
 
 
-def test_an_epoch_without_a_finite_step_is_an_error() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_step_counts_in_the_schedule_and_leaves_no_other_trace(value: float) -> None:
+    modules = [network().eval() for _ in range(2)]
+    trainers, losses = zip(*((epochs, run["loss"]) for epochs, run in map(trainer, modules)), strict=True)
+    for k in range(8):
+        for epochs, loss in zip(trainers, losses, strict=True):
+            if k != 3:
+                epochs.step(loss(X, Y))
+            elif epochs is trainers[0]:
+                assert math.isnan(epochs.step(value * loss(X, Y)))
+            else:
+                epochs.safe.done += 1
+    assert [epochs.log.bad_steps for epochs in trainers] == [1, 0]
+    assert_close(modules[0].state_dict(), modules[1].state_dict(), rtol=0, atol=0)
+    assert_close(trainers[0].safe.mean, trainers[1].safe.mean, rtol=0, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_is_dropped_too() -> None:
+    module = nn.Linear(1, 1)
+    before = copy.deepcopy(module.state_dict())
+    epochs = Epochs(module, lr=0.1)
+    epochs.step((0.0 * module.weight).sqrt().sum())  # the value is 0, its slope infinite
+    assert epochs.log.bad_steps == 1
+    assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+def test_fifty_bad_steps_in_a_row_are_an_error() -> None:
     module = network()
     before = copy.deepcopy(module.state_dict())
     epochs, run = trainer(module)
-    with pytest.raises(FloatingPointError, match="expected finite losses and gradients, got none in epoch 1: try"):
-        epochs.run(**{**run, "loss": lambda x, y: run["loss"](x, y) * math.inf}, epochs=2)
+    message = r"expected finite loss and gradients, got 50 bad steps of 50 \(the last loss was inf\): try a smaller lr"
+    with pytest.raises(FloatingPointError, match=message):
+        epochs.run(**{**run, "loss": lambda x, y: run["loss"](x, y) * math.inf}, epochs=20)
     assert_close(module.state_dict(), before, rtol=0, atol=0)
+    assert epochs.log.bad_steps == 50
+    assert len(epochs.log.train) == 7
+    assert all(map(math.isnan, epochs.log.train))
 
 
 def test_a_batch_that_is_refused_leaves_the_average() -> None:
@@ -117,8 +147,8 @@ def test_a_batch_that_is_refused_leaves_the_average() -> None:
     refused = {**run, "loss": lambda x, y: run["loss"](x, y) if next(count) < 20 else stop()}
     with pytest.raises(KeyboardInterrupt):
         epochs.run(**refused, epochs=9)
-    assert_close(list(module.parameters()), epochs.mean, rtol=0, atol=0)
-    assert (epochs.steps, module.training) == (20, False)
+    assert_close(list(module.parameters()), epochs.safe.mean, rtol=0, atol=0)
+    assert (epochs.safe.done, module.training) == (20, False)
 
 
 def test_no_batches() -> None:
@@ -150,7 +180,7 @@ def test_weight_decay_and_average() -> None:
     last = network()
     epochs, run = trainer(last, average=0.0)
     epochs.run(**run, epochs=2)
-    assert_close(list(last.parameters()), epochs.mean, rtol=0, atol=0)
+    assert_close(list(last.parameters()), epochs.safe.mean, rtol=0, atol=0)
 
 
 def test_batches_cover_all_rows_once() -> None:

@@ -30,8 +30,8 @@ def test_climbs_to_the_maximum() -> None:
     trainer = Trainer(given, lr=0.05, warmup=10)
     for _ in range(400):
         trainer.step(toward(3.0, *given))
-        if trainer.done == 200:
-            trainer.decay_over(200)
+        if trainer.safe.done == 200:
+            trainer.safe.decay_over(200)
     trainer.finish()
     for p in given:
         assert_close(p.detach(), torch.full_like(p, 3.0), atol=1e-2, rtol=0.0)
@@ -64,17 +64,17 @@ def test_the_rate_rises_stays_and_falls() -> None:
     given, rates = parameters((2,)), []
     trainer = Trainer(given, lr=0.5, warmup=4)
     for _ in range(20):
-        if trainer.done == 8:
-            assert trainer.left == math.inf
-            trainer.decay_over(10)
-            assert trainer.left == 10
-            trainer.decay_over(1000)  # it is falling already
+        if trainer.safe.done == 8:
+            assert trainer.safe.left == math.inf
+            trainer.safe.decay_over(10)
+            assert trainer.safe.left == 10
+            trainer.safe.decay_over(1000)  # it is falling already
         trainer.step(toward(3.0, *given))
-        rates.append(trainer.rate / 0.5)
+        rates.append(trainer.safe.rate / 0.5)
     assert rates[:8] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
     assert rates[8:18] == pytest.approx([1 - 0.099 * k for k in range(1, 11)])
     assert rates[18:] == pytest.approx([0.01, 0.01])
-    assert trainer.left == -2
+    assert trainer.safe.left == -2
 
 
 def test_a_gradient_is_clipped_as_a_whole() -> None:
@@ -175,19 +175,19 @@ def test_a_bad_step_is_dropped(value: float) -> None:
     for _ in range(3):
         trainer.step(toward(3.0, *given))
         twin.step(toward(3.0, *twin._given))
-    before, mean = given[0].detach().clone(), trainer.mean[0].clone()
+    before, mean = given[0].detach().clone(), trainer.safe.mean[0].clone()
     trainer.step(bad(value, *given))
     assert torch.equal(given[0], before)
-    assert torch.equal(trainer.mean[0], mean)
+    assert torch.equal(trainer.safe.mean[0], mean)
     assert trainer.history.bad_steps == 1
     assert math.isnan(trainer.history.elbo[-1])
     assert math.isnan(trainer.history.log_weight_sd[-1])
-    twin.done += 1  # a dropped step counts in the schedule and leaves no other trace
+    twin.safe.done += 1  # a dropped step counts in the schedule and leaves no other trace
     for _ in range(3):
         trainer.step(toward(3.0, *given))
         twin.step(toward(3.0, *twin._given))
     assert torch.equal(given[0], twin._given[0])
-    assert len(trainer.history.elbo) == trainer.done == 7
+    assert len(trainer.history.elbo) == trainer.safe.done == 7
 
 
 def test_a_gradient_that_is_not_finite_is_dropped_too() -> None:

@@ -99,7 +99,7 @@ def test_a18_nothing_is_compiled_for_steps_that_never_come(
     speed_up = speed.SpeedUp(trainer, lambda: -((given + 0.1 * torch.randn(4, 3)) ** 2).sum(-1), 10_000, None, print)
     for _ in range(50):
         speed_up.step()
-    trainer.decay_over(left)
+    trainer.safe.decay_over(left)
     for _ in range(60):
         speed_up.step()
     assert told == [False, *([True] if compiled else [])]

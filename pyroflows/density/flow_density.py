@@ -115,7 +115,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
         Raises:
             ValueError: if numbers are NaN or infinite, rows do not match or have no density, or an option is wrong.
-            FloatingPointError: if no step of an epoch was finite.
+            FloatingPointError: if too many steps were not finite.
         """
         listener = Listener("FlowDensity", callback)
         self._fit(X, context, sample_weight, listener)

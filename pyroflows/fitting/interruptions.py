@@ -36,7 +36,7 @@ def kept(trainer: Trainer) -> Iterator[None]:
         reason = str(error) or INTERRUPTED
         trainer.history.stopped = reason.split(":")[0]
         warnings.warn(
-            f"fit: broken off after {trainer.done} steps of the flow: the posterior is that of the steps so far "
+            f"fit: broken off after {trainer.safe.done} steps of the flow: the posterior is that of the steps so far "
             f"({reason})",
             stacklevel=5,
         )

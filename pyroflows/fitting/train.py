@@ -38,25 +38,25 @@ def fit_flow(
     listener: Listener,
 ) -> None:
     """Trains until the steps are used up, the ELBO or the spread of the weights says that it is done, or a listener."""
-    history, steps = trainer.history, speed_up.steps
+    safe, history, steps = trainer.safe, trainer.history, speed_up.steps
     annealing = isinstance(objective, Annealed)
-    while trainer.done < steps and trainer.left > 0 and not listener.stopped:
+    while safe.done < steps and safe.left > 0 and not listener.stopped:
         speed_up.step()
         bar.update()
         if annealing:
             objective.advance()
             annealing = not objective.done
-        if trainer.done % LOOK == 0:
+        if safe.done % LOOK == 0:
             balance()
             bar.set_postfix_str(trend(history))
             reason = "" if annealing else reason_to_stop(history)
-            if reason and trainer.left == math.inf:
+            if reason and safe.left == math.inf:
                 history.stopped = reason
-                trainer.decay_over(min(max(trainer.done // 2, 300), steps - trainer.done))
-        if trainer.done >= steps // 2 and trainer.left == math.inf:
+                safe.decay_over(min(max(safe.done // 2, 300), steps - safe.done))
+        if safe.done >= steps // 2 and safe.left == math.inf:
             history.stopped = "all steps were used"
-            trainer.decay_over(steps - trainer.done)
-        if listener(trainer.done, history.elbo[-1], trainer.rate):
+            safe.decay_over(steps - safe.done)
+        if listener(safe.done, history.elbo[-1], safe.rate):
             history.stopped = listener.stopped
     trainer.finish()
     for _ in range(10):

@@ -4,6 +4,7 @@ from .batches import Batches
 from .epochs import EpochLog, Epochs
 from .history import History
 from .listener import Callback, Listener
+from .safe_step import SafeStep
 from .speed import SpeedUp
 from .steps import Trainer
 from .threads import Threads
@@ -15,6 +16,7 @@ __all__ = [
     "Epochs",
     "History",
     "Listener",
+    "SafeStep",
     "SpeedUp",
     "Threads",
     "Trainer",

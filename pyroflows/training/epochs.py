@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import files
-from .average import averaging_weight
 from .listener import Listener
+from .safe_step import SafeStep
 from .threads import Threads
 
 # Steps over which the learning rate rises, and the largest norm of a gradient.
@@ -26,7 +26,7 @@ class EpochLog:
     """What was recorded at each epoch.
 
     Args:
-        train: mean loss over the epoch's finite steps.
+        train: mean loss over the epoch's finite steps, NaN if there were none.
         validation: loss on rows held out, where there are some.
         bad_steps: how many steps were dropped, as their loss or gradient was not finite.
         best_epoch: the epoch, from 1 on, whose state was kept.
@@ -45,9 +45,9 @@ class EpochLog:
 class Epochs:
     """Trains a module by Adam on minibatches, with averaged iterates.
 
-    The learning rate rises over the first steps, then falls along a cosine to one percent at the last epoch. A
-    step whose loss or gradient is not finite is dropped. With validation, the best average is what is left in
-    the module, otherwise the last one, also if training ends with an error; it is left in evaluation mode.
+    Steps are those of :class:`SafeStep`, and the learning rate falls along a cosine to one percent at the last epoch.
+    With validation, the best average is what is left in the module, otherwise the last one, also if training ends with
+    an error; it is left in evaluation mode.
 
     Args:
         module: what is trained, in place.
@@ -62,12 +62,12 @@ class Epochs:
     def __init__(self, module: nn.Module, *, lr: float, weight_decay: float = 0.0, average: float = 0.99) -> None:
         if not 0 < lr < math.inf:
             raise ValueError(f"expected a learning rate lr > 0, got {lr!r}")
-        self.module, self.lr, self.average = module, lr, average
+        self.module, self.lr = module, lr
         self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.safe = SafeStep(self.parameters, lr=lr, warmup=WARMUP, clip=CLIP, average=average, noun="loss")
         self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
-        self.mean = [p.detach().clone() for p in self.parameters]
         self.best: dict[str, Tensor] | None = None
-        self.log, self.steps = EpochLog(), 0
+        self.log = EpochLog()
 
     def run(
         self,
@@ -96,7 +96,7 @@ class Epochs:
 
         Raises:
             ValueError: if there are no batches.
-            FloatingPointError: if no step of an epoch was finite; the module is left as at the best epoch.
+            FloatingPointError: if too many steps were not finite; the module is left as at the best epoch.
         """
         log = self.log
         with ExitStack() as at_end:
@@ -114,16 +114,11 @@ class Epochs:
                 if patience is not None and validate is not None and len(log.train) - log.best_epoch >= patience:
                     log.stopped = f"no gain on the held-out rows for {patience} epochs"
                     break
-                if listener is not None and listener(len(log.train), log.train[-1], self.rate):
+                if listener is not None and listener(len(log.train), log.train[-1], self.safe.rate):
                     log.stopped = listener.stopped
                     break
         log.stopped = log.stopped or "all epochs were used"
         return log
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the last step."""
-        return self.adam.param_groups[0]["lr"]
 
     def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int, threads: Threads) -> float:
         self.module.train()
@@ -135,36 +130,25 @@ class Epochs:
                 "cannot be run through again for the next epoch"
             )
         finite = [value for value in found if math.isfinite(value)]
-        self.log.bad_steps += len(found) - len(finite)
-        if not finite:
-            raise FloatingPointError(
-                f"expected finite losses and gradients, got none in epoch {len(self.log.train) + 1}: "
-                f"try a smaller lr, or double precision"
-            )
-        return sum(finite) / len(finite)
+        return sum(finite) / len(finite) if finite else math.nan
 
     def step(self, loss: Tensor, rate: float = 1.0) -> float:
         """One step down a loss, at a share of the learning rate; returns the loss, NaN where it was dropped."""
+        self.safe.lr = self.lr * rate
         self.adam.zero_grad()
         loss.backward()
-        slopes = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.stack([norm.to(loss) for norm in torch._foreach_norm(slopes)]).norm()
-        value, norm = torch.stack([loss.detach(), norm]).tolist()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            return math.nan
-        if norm > CLIP:
-            torch._foreach_mul_(slopes, CLIP / norm)
-        self.steps += 1
-        self.adam.param_groups[0]["lr"] = self.lr * rate * min(1.0, self.steps / WARMUP)
+        good, value = self.safe.make(loss, self._move)
+        self.log.bad_steps += not good
+        self.safe.count(good, value)
+        return value if good else math.nan
+
+    def _move(self) -> None:
+        self.adam.param_groups[0]["lr"] = self.safe.rate
         self.adam.step()
-        with torch.no_grad():
-            weight = averaging_weight(self.average, self.steps)
-            torch._foreach_lerp_(self.mean, self.parameters, weight)
-        return value
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mean, parameter in zip(self.mean, self.parameters, strict=True):
+        for mean, parameter in zip(self.safe.mean, self.parameters, strict=True):
             mean.data, parameter.data = parameter.data, mean.data
 
     def _judge(self, validate: Callable[[], float]) -> None:
@@ -186,7 +170,7 @@ class Epochs:
         if self.best is not None:
             self.module.load_state_dict(self.best)
         else:
-            for mean, parameter in zip(self.mean, self.parameters, strict=True):
+            for mean, parameter in zip(self.safe.mean, self.parameters, strict=True):
                 parameter.copy_(mean)
         self.module.eval()
 
@@ -194,11 +178,11 @@ class Epochs:
         """All that is needed to go on: parameters, their averages, Adam's moments, the log, torch's generator."""
         return {
             "module": self.module.state_dict(),
-            "mean": self.mean,
+            "mean": self.safe.mean,
             "adam": self.adam.state_dict(),
             "best": self.best,
             "log": asdict(self.log),
-            "steps": self.steps,
+            "steps": self.safe.done,
             "generator": torch.get_rng_state(),
         }
 
@@ -227,10 +211,10 @@ class Epochs:
             )
         self.module.load_state_dict(state["module"])
         with torch.no_grad():
-            for mean, value in zip(self.mean, state["mean"], strict=True):
+            for mean, value in zip(self.safe.mean, state["mean"], strict=True):
                 mean.copy_(value)
         self.adam.load_state_dict(state["adam"])
-        self.best, self.log, self.steps = state["best"], EpochLog(**state["log"]), state["steps"]
+        self.best, self.log, self.safe.done = state["best"], EpochLog(**state["log"]), state["steps"]
         torch.set_rng_state(state["generator"].cpu())
 
 

@@ -24,6 +24,11 @@ class History:
     speed: str = "plain"
     missed: dict[str, float] = field(default_factory=dict)
 
+    def note(self, elbo: float, log_weight_sd: float) -> None:
+        """Records a step."""
+        self.elbo.append(elbo)
+        self.log_weight_sd.append(log_weight_sd)
+
     def window(self, size: int, end: int | None = None) -> list[float]:
         """The finite ELBOs of the last ``size`` steps, or of those before ``end``."""
         end = len(self.elbo) if end is None else max(end, 0)

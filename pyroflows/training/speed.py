@@ -47,15 +47,15 @@ class SpeedUp:
             self.trainer.step(self.objective)
         else:
             self._price = work_of(lambda: self.trainer.step(self.objective))
-        done = self.trainer.done
+        done = self.trainer.safe.done
         if self.compile is not False and (done == PROBE or done % SETTLED == 0):
             self._decide(first=done == PROBE)
 
     def _decide(self, first: bool) -> None:
         """Traces or compiles where the steps to come would take long as they are."""
-        to_come = min(self.steps - self.trainer.done, self.trainer.left)
+        to_come = min(self.steps - self.trainer.safe.done, self.trainer.safe.left)
         # Most fits stop long before their last step: one that has gone on for so long goes on for about as long again.
-        likely = min(to_come, self.trainer.done)
+        likely = min(to_come, self.trainer.safe.done)
         if first and self.compile:
             self._change("compiled")
         elif first and to_come * self._price > TRACE_FROM:

@@ -159,7 +159,7 @@ class VAE(PyroModule):
         Raises:
             ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
                 the checkpoint is of another architecture.
-            FloatingPointError: if no step of an epoch was finite.
+            FloatingPointError: if too many steps were not finite.
         """
         check_counts("VAE", {}, epochs=epochs, **({} if patience is None else {"patience": patience}))
         listener = Listener("VAE", callback)

@@ -92,7 +92,6 @@ def ascend(
         if elbo - last < tolerance + 2 * noise:
             break
         last = elbo
-    trainer.average = 0.0
     trainer.finish()
     return trainer.history.bad_steps
 
@@ -100,7 +99,7 @@ def ascend(
 def _block(trainer: Trainer, objective: Callable[[], Tensor]) -> None:
     for done in range(BLOCK):
         if done == BLOCK // 2:
-            trainer.decay_over(BLOCK // 2)
+            trainer.safe.decay_over(BLOCK // 2)
         trainer.step(objective)
     trainer.settle()
 
