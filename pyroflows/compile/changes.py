@@ -19,7 +19,8 @@ from .places import GUIDE, HANDLER, OURS, PARTS, PLAIN, REPARAM, Place, codes_in
 from .refuse import BYTES
 
 # Of what every module has these count, and whether it trains.
-HOLDERS = "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_pyro_params", "_pyro_samples"
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+HOLDERS = *HOOKS, "_parameters", "_buffers", "_modules", "_pyro_params", "_pyro_samples"
 INTERNAL = {*vars(nn.Module())} - {"training"}
 # Code with these may read any attribute.
 DYNAMIC = {"getattr", "vars", "__dict__", "asdict", "astuple"}

@@ -16,9 +16,9 @@ from .cuda_graph import launched
 from .errors import Untraceable, reason
 from .inductor import compiled
 from .record import noted
-from .refuse import LIFTS, Guard, Readers
+from .refuse import LIFTS, Guard, Readers, check_hooks
 from .settings import tracing
-from .signature import strides
+from .signature import kind_of
 from .simplify import quick
 
 
@@ -100,8 +100,9 @@ class Graph:
         """Whether the tensors that it reads are still of the kind that it was traced with."""
         return self._facts == self._read()
 
-    def _read(self) -> list[tuple]:
-        return [(t.shape, t.requires_grad, t.dtype, t.device, strides(t)) for t in (*self.parameters, *self.closed)]
+    def _read(self) -> list:
+        hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
+        return [hooked, *map(kind_of, self.parameters), *map(kind_of, self.closed)]
 
     def compile(self, inputs: Sequence[Tensor], mode: str | None = None) -> "Graph":
         """Compiles the graph with inductor, at once, and returns it.
@@ -190,6 +191,7 @@ class _Tracer:
             self._check(loss)
             own = [t for t in inputs if t.requires_grad]
             self.leaves = guard.leaves(own) if self.given is None else self.given
+            check_hooks(self.leaves)
             gradients = self._gradients(loss, [*self.leaves, *own])
         found, self.spec = pytree.tree_flatten(value)
         self.used = [g is not None for g in gradients]
@@ -233,8 +235,7 @@ def _lift(
             graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.lint()
-    # A new module keeps only the constants that are still used.
-    return fx.GraphModule(module, graph), leaves, list(closed.values())
+    return fx.GraphModule(module, graph), leaves, list(closed.values())  # only constants that are still used are kept
 
 
 def _verify(graph: Graph, inputs: Sequence[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """What a graph cannot hold is refused while it is traced, with the reason and the user's line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,8 @@ class Guard(TorchDispatchMode):
             return pytree.tree_map_only(Tensor, LIFTS[1], out)
 
     def _refuse(self, func: Any, args: tuple, kwargs: dict) -> None:
+        if kwargs.get("generator") is not None:
+            raise Untraceable(f"a generator of its own is drawn from{where()}: leave out generator=")
         # Indexing has a shape that depends on values only where an index is a mask.
         masks = func not in INDEXING or any(t.dtype in MASKS for t in tensors_in(args[1]))
         if any(tag in func.tags for tag in DATA_DEPENDENT) and masks:
@@ -145,6 +147,13 @@ class Readers(TorchFunctionMode):
         if read and not all(self._guard.is_constant(t) for t in tensors_in(read)):
             raise Untraceable(READ.format(func.__name__, where()))
         return func(*args, **(kwargs or {}))
+
+
+def check_hooks(leaves: Iterable[Tensor]) -> None:
+    """Raises where something is to be called with the gradient of a leaf."""
+    for leaf in leaves:
+        if leaf._backward_hooks or leaf._post_accumulate_grad_hooks:
+            raise Untraceable(f"a parameter of shape {tuple(leaf.shape)} has hooks, which a graph does not call")
 
 
 def _mutated(func: Any, args: tuple, kwargs: dict) -> Iterator[tuple[str, Tensor]]:

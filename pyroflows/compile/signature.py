@@ -35,7 +35,7 @@ def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
     """
     if isinstance(tree, Tensor):
         tensors.append(tree)
-        return tree.shape, tree.dtype, tree.device, tree.requires_grad, tree.layout, strides(tree)
+        return kind_of(tree)
     if isinstance(tree, VALUES):
         # 1, 1.0 and True are equal, -0.0 and 0.0 as well, but not the same; a slice is hashable only lately.
         return type(tree), repr(tree) if isinstance(tree, float | complex | slice) else tree
@@ -64,9 +64,11 @@ def functions_in(tree: Any) -> list[Any]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, IDENTITIES)]
 
 
-def strides(tensor: Tensor) -> tuple[int, ...] | None:
-    """The strides of a tensor, which decide whether its shape can be changed without a copy; None if it has none."""
-    return tensor.stride() if tensor.layout == torch.strided else None
+def kind_of(tensor: Tensor) -> tuple:
+    """All of a tensor that a graph relies on but its values; strides decide whether it can be a view without a copy."""
+    layout = tensor.layout
+    strides = tensor.stride() if layout is torch.strided else None
+    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad, layout, strides
 
 
 def replace_tensors(tree: Any, tensors: Iterator[Tensor]) -> Any:

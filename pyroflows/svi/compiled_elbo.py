@@ -168,7 +168,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
         inputs: list[Tensor] = []
         try:
             check_handlers()
-            settings = torch.is_grad_enabled(), torch.get_default_dtype(), autocast_types()
+            settings = self.num_particles, torch.is_grad_enabled(), torch.get_default_dtype(), autocast_types()
             key = (Same(model), Same(guide), settings, signature((args, kwargs), inputs))
         except Untraceable as error:
             return self._refuse(error), inputs

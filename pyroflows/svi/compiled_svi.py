@@ -26,8 +26,9 @@ class CompiledSVI(SVI):
     attributes that change are treated as by :class:`CompiledTrace_ELBO`.
 
     The optimizers are ``pyro.optim.Adam``, ``AdamW`` and ``ClippedAdam``, whose learning rate may change or differ
-    between parameters; other options must be the same for all. With others, and where the step cannot be traced,
-    steps are those of ``SVI`` with the same loss, after one warning.
+    between parameters; other options must be the same for all. With others, with hooks, where gradients lie in ``grad``
+    already, and where the step cannot be traced, steps are those of ``SVI`` with the same loss, after one warning for
+    each reason.
 
     Args:
         model: a Pyro model.
@@ -60,9 +61,9 @@ class CompiledSVI(SVI):
         if not isinstance(loss, CompiledTrace_ELBO):
             raise TypeError(f"CompiledSVI expected a CompiledTrace_ELBO as loss, got {type(loss).__name__}: use SVI")
         super().__init__(model, guide, optim, loss)
-        self.elbo, self._warned = loss, False
+        self.elbo, self._warned = loss, set()
         self._state: FlatState | None = None
-        self._kept: WeakKeyDictionary[object, tuple[list[Tensor], dict]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[object, tuple[list[Tensor], list[Tensor], dict]] = WeakKeyDictionary()
 
     def step(self, *args: object, **kwargs: object) -> float:
         """One step; returns the estimate of the negative ELBO before it, in nats."""
@@ -95,15 +96,19 @@ class CompiledSVI(SVI):
 
     def _prepare(self, args: tuple, kwargs: dict) -> tuple[Callable[[], Tensor], Audit] | None:
         """What makes a step until anything changes but values and rates, and when it is audited; None: a plain step."""
+        if self.loss_and_grads != self.elbo.loss_and_grads:
+            return self._plain()
         step, inputs = self.elbo._step(self.model, self.guide, args, kwargs)
         if step is None or any(t.requires_grad for t in inputs):
             return self._plain()
         if step not in self._kept:
-            self._kept[step] = _trained(step.leaves, step.graph), {}
-        leaves, graphs = self._kept[step]
+            self._kept[step] = *_sorted(step.leaves, step.graph), {}
+        trained, idle, graphs = self._kept[step]
+        # What has had a gradient in other steps has one of zeros in this one, and moves by its momentum.
+        leaves = trained + [p for p in idle if p.grad is not None]
         try:
             state = self._state
-            if state is None or not state.fits(leaves):
+            if state is None or not state.fits(self.optim, leaves):
                 state = self._state = FlatState(self.optim, leaves)
             state.set_rates()
             graph = graphs.get(state.kind)
@@ -125,8 +130,8 @@ class CompiledSVI(SVI):
     def _refuse(self, error: Untraceable) -> None:
         if self.elbo.strict:
             raise error
-        if not self._warned:
-            self._warned = True
+        if str(error) not in self._warned:
+            self._warned.add(str(error))
             warnings.warn(f"CompiledSVI steps as SVI does, since {error}", stacklevel=4)
         self._plain()
 
@@ -135,10 +140,11 @@ class CompiledSVI(SVI):
         self._state = None
 
 
-def _trained(leaves: list[Tensor], graph: Graph) -> list[Tensor]:
-    """The leaves that the loss depends on: others have no gradient, and optimizers leave them alone."""
+def _sorted(leaves: list[Tensor], graph: Graph) -> tuple[list[Tensor], list[Tensor]]:
+    """The leaves that the loss depends on, and the others."""
     used = {id(p) for p, used in zip(graph.parameters, graph.used, strict=False) if used}
-    return list({id(p): p for p in leaves if id(p) in used}.values())
+    apart = list({id(p): p for p in leaves}.values())
+    return [p for p in apart if id(p) in used], [p for p in apart if id(p) not in used]
 
 
 def _advance(state: FlatState, graph: Graph, inputs: list[Tensor]) -> Tensor:

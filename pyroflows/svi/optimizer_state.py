@@ -29,29 +29,36 @@ class FlatState:
         leaves: the parameters, which become views of one vector.
 
     Raises:
-        Untraceable: if the optimizer, or an option of it, is not known here.
+        Untraceable: if the optimizer, or an option of it, is not known here, has hooks, or gradients are there already.
     """
 
     def __init__(self, optim: PyroOptim, leaves: list[Tensor]) -> None:
         if not leaves:
             raise Untraceable("no parameter has a gradient")
-        self.leaves, self._optim = leaves, optim
-        self._ids = [id(p) for p in leaves]
+        if any(p.grad is not None and bool(p.grad.any()) for p in leaves):
+            raise Untraceable("gradients lie in grad already, which count in the next step")
+        if not all(p.requires_grad for p in leaves):
+            raise Untraceable("a parameter that needs no gradient has one of zeros, and moves by its momentum")
+        self.leaves, self._ids = leaves, [id(p) for p in leaves]
         self._owners = [_owner(optim, p) for p in leaves]
         self._groups = [owner.param_groups[0] for owner in self._owners]
         self._read = itemgetter(*OPTIONS[type(self._owners[0])])
-        self._options: list[tuple] = [self._read(group) for group in self._groups]
-        self.adam = _adam(self._owners, self._options)
+        options = [self._read(group) for group in self._groups]
+        self.adam = _adam(self._owners, options)
         flat = lay_flat(leaves)
         moments = self._lay_moments(flat)
-        self._pointers = [p.data_ptr() for p in leaves]
-        self._states = [owner.state for owner in self._owners]
+        self._zeros = torch.zeros_like(flat)
+        sizes = [p.numel() for p in leaves]
+        self._grads = [zero.view(p.shape) for p, zero in zip(leaves, self._zeros.split(sizes), strict=True)]
         self._together = len(set(moments[2].tolist())) == 1
-        sizes = torch.tensor([p.numel() for p in leaves], device=flat.device)
-        self._owner = torch.arange(len(leaves), device=flat.device).repeat_interleave(sizes)
+        counts = torch.tensor(sizes, device=flat.device)
+        self._owner = torch.arange(len(leaves), device=flat.device).repeat_interleave(counts)
         self.tensors = [flat, *moments, flat.new_zeros(len(leaves))]
         self._lr: list[float] = []
+        self._set_gradients()
         self.stepped()
+        self._held = [(o.state, o.state[p]) for o, p in zip(self._owners, leaves, strict=True)]  # so that ids stay
+        self._seen = self._look(optim)
 
     def _lay_moments(self, flat: Tensor) -> list[Tensor]:
         """Makes the optimizers' moments and counts views of vectors, which are returned."""
@@ -65,17 +72,29 @@ class FlatState:
             owner.state[leaf] = own
         return [m, v, steps, self.adam.corrections(steps)]
 
-    def fits(self, leaves: list[Tensor]) -> bool:
+    def fits(self, optim: PyroOptim, leaves: list[Tensor]) -> bool:
         """Whether these are still the leaves, and they, their optimizers and options are as they were left."""
-        options = [self._read(group) for group in self._groups]
-        return (
-            self._ids == [id(p) for p in leaves]
-            and self._pointers == [p.data_ptr() for p in leaves]
-            and self._version == self.tensors[3]._version
-            and self._owners == [_inner(self._optim.optim_objs.get(p)) for p in leaves]
-            and all(owner.state is state for owner, state in zip(self._owners, self._states, strict=True))
-            and all(now[1:] == old[1:] for now, old in zip(options, self._options, strict=True))
-        )
+        if [*map(id, leaves)] != self._ids or self._version != self.tensors[3]._version:
+            return False
+        if [_inner(found) for found in map(optim.optim_objs.get, leaves)] != self._owners:
+            return False
+        self._set_gradients()
+        return self._seen == self._look(optim)
+
+    def _set_gradients(self) -> None:
+        """Gradients are zeros between steps, as ``SVI`` leaves them."""
+        for leaf, zeros in zip(self.leaves, self._grads, strict=True):
+            if leaf.grad is None:
+                leaf.grad = zeros
+
+    def _look(self, optim: PyroOptim) -> list:
+        """All that a step relies on, but values and rates."""
+        found: list = [self._zeros._version]
+        for leaf, owner in zip(self.leaves, self._owners, strict=True):
+            group, state = owner.param_groups[0], owner.state.get(leaf, {})
+            found += map(id, (leaf.grad, owner.state, group, state, *state.values()))
+            found += leaf.data_ptr(), self._read(group)[1:], optim.grad_clip.get(leaf), _hooked(owner)
+        return found
 
     def decay(self) -> None:
         """Lets the learning rates of ``ClippedAdam`` decay, which it does before a step."""
@@ -97,9 +116,9 @@ class FlatState:
         self._version = self.tensors[3]._version
 
     @property
-    def kind(self) -> tuple[Adam, bool]:
+    def kind(self) -> tuple[Adam, bool, int]:
         """What a graph is made for, besides the tensors."""
-        return self.adam, self.owner is None
+        return self.adam, self.owner is None, len(self.leaves)
 
 
 def _owner(optim: PyroOptim, leaf: Tensor) -> Optimizer:
@@ -116,8 +135,14 @@ def _owner(optim: PyroOptim, leaf: Tensor) -> Optimizer:
         raise Untraceable(f"{type(owner).__name__} is not one of the optimizers {known}")
     if optim.grad_clip[leaf] is not None:
         raise Untraceable("clip_args clip each parameter by itself: use ClippedAdam")
+    if _hooked(owner):
+        raise Untraceable("an optimizer has hooks, which no graph can call")
     owner._opt_called = True  # else a scheduler warns that no step was made
     return owner
+
+
+def _hooked(owner: Optimizer) -> bool:
+    return bool(owner._optimizer_step_pre_hooks or owner._optimizer_step_post_hooks)
 
 
 def _inner(found: Optimizer | LRScheduler | None) -> Optimizer | None:

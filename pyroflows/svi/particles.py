@@ -36,7 +36,8 @@ class Particles:
         num_particles: how many draws.
 
     Raises:
-        Untraceable: if a latent of the guide is not reparameterised, or a site is enumerated.
+        Untraceable: if a latent of the guide is not reparameterised.
+        ValueError: if a site is enumerated.
     """
 
     def __init__(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int) -> None:
@@ -139,8 +140,11 @@ def _entropy(node: dict) -> Tensor:
 
 def _check(model: poutine.Trace, guide: poutine.Trace) -> None:
     for name, node in (*guide.nodes.items(), *model.nodes.items()):
-        if node["type"] == "sample" and node["infer"].get("enumerate"):
-            raise Untraceable(f"site '{name}' is enumerated: use Pyro's TraceEnum_ELBO")
+        if node["type"] == "sample" and node["infer"].get("enumerate") and not node["is_observed"]:
+            raise ValueError(
+                f"CompiledTrace_ELBO expected no enumerated sites, got '{name}', which would be drawn at random: use "
+                f"Pyro's TraceEnum_ELBO, or leave out infer={{'enumerate': ...}}"
+            )
     for name, node in guide.nodes.items():
         if node["type"] == "sample" and not is_identically_zero(node["score_parts"].score_function):
             raise Untraceable(
