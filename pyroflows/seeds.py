@@ -38,7 +38,7 @@ def generators() -> list[torch.Tensor]:
 
 
 def rewind(states: list[torch.Tensor]) -> None:
-    """Sets the generators to states that they had."""
+    """Sets the generators to states that they had, those of GPUs as far as these are here."""
     torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
+    for device, state in enumerate(states[1:][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, device)

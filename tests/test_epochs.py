@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyroflows.maths import between
-from pyroflows.training import Batches, Epochs
+from pyroflows.training import Batches, Checkpoint, Epochs, Listener
 from pyroflows.training.epochs import CLIP
 
 X = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
@@ -42,26 +43,49 @@ def test_learns() -> None:
     assert (module(X) - Y).square().mean() < 0.3
 
 
-def test_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    def validate(module: nn.Module) -> float:
-        return (module(X[:20]) - Y[:20]).square().mean().item()
+def resumable(path: Path | None, epochs: int = 9, patience: int | None = None, end: int | None = None) -> tuple:
+    """Training with validation, that is broken off in an epoch; the module, the log and the callback's epochs."""
+    module, told = network(), []
+    torch.manual_seed(2)
+    own, run = trainer(module)
+    inner = run.pop("loss")
+    log = own.run(
+        lambda x, y: stop() if len(own.log.train) == end else inner(x, y),
+        **run,
+        epochs=epochs,
+        validate=lambda: (module(X[:20]) - Y[:20]).square().mean().item(),
+        patience=patience,
+        checkpoint=Checkpoint("Epochs", path),
+        listener=Listener("Epochs", lambda epoch, *_: told.append(epoch)),
+    )
+    return module, log, told
 
-    straight, resumed = network(), network()
-    torch.manual_seed(2)
-    epochs, run = trainer(straight)
-    log = epochs.run(**run, epochs=9, validate=lambda: validate(straight))
-    torch.manual_seed(2)
-    epochs, run = trainer(resumed)
-    interrupted = {**run, "loss": lambda x, y: stop() if len(epochs.log.train) == 4 else run["loss"](x, y)}
+
+@pytest.mark.parametrize("end", [0, 4, 8])
+def test_resumes_as_if_it_had_not_stopped(tmp_path: Path, end: int) -> None:
+    straight, log, _ = resumable(None)
     with pytest.raises(KeyboardInterrupt):
-        epochs.run(**interrupted, epochs=9, validate=lambda: validate(resumed), checkpoint=tmp_path / "c.pt")
-    other = network()
-    epochs, run = trainer(other)
-    epochs.load(tmp_path / "c.pt")
-    again = epochs.run(**run, epochs=9, validate=lambda: validate(other))
+        resumable(tmp_path / "c.pt", end=end)
+    torch.manual_seed(3)
+    other, again, told = resumable(tmp_path / "c.pt")
     assert again == log
+    assert told == [*range(end + 1, 10)]
     assert_close(other.state_dict(), straight.state_dict(), rtol=0, atol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize("options", [{}, {"epochs": 90, "patience": 2}])
+def test_training_that_is_done_is_read_and_no_more(tmp_path: Path, options: dict) -> None:
+    path = tmp_path / "c.pt"
+    module, log, told = resumable(path, **options)
+    content, numbers = path.read_bytes(), torch.get_rng_state()
+    other, again, nothing = resumable(path, **options, end=len(told))
+    assert (again, nothing, path.read_bytes()) == (log, [], content)
+    assert len(log.train) == len(told) < 90
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert_close(other.state_dict(), module.state_dict(), rtol=0, atol=0)
+    more = resumable(path, epochs=len(told) + 3)[2]
+    assert more == [len(told) + k for k in (1, 2, 3)]
 
 
 def stop() -> Tensor:
@@ -157,17 +181,32 @@ def test_no_batches() -> None:
         epochs.run(**{**run, "batches": []}, epochs=2)
 
 
-def test_a_checkpoint_of_another_architecture_changes_nothing() -> None:
-    epochs, _ = trainer(network())
-    before = copy.deepcopy(epochs.state_dict())
-    other, _ = trainer(nn.Sequential(nn.Linear(3, 9), nn.Linear(9, 1)))
-    with pytest.raises(ValueError, match=r"of this architecture, got one that differs in 9 tensors, such as 0.bias"):
-        epochs.load_state_dict(other.state_dict())
-    frozen = network()
-    frozen[0].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"one that differs in 4 tensors, such as average 0: \(1, 8\) for \(8, 3\)"):
-        epochs.load_state_dict(trainer(frozen)[0].state_dict())
-    assert_close(epochs.state_dict()["module"], before["module"], rtol=0, atol=0)
+def frozen() -> nn.Module:
+    module = network()
+    module[0].requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: trainer(network(), lr=0.02), r"lr 0\.02, got .*c\.pt, with 0\.01: make the call that was made"),
+        (lambda: trainer(network(), weight_decay=0.1), r"weight_decay 0\.1, got .*, with 0\.0"),
+        (
+            lambda: trainer(nn.Sequential(nn.Linear(3, 9), nn.Linear(9, 1))),
+            r"trained 0\.weight of shape \[9, 3\], got .*, with \[8, 3\]",
+        ),
+        (lambda: trainer(frozen()), r"fixed 0\.weight of shape \[8, 3\], got .*, with none"),
+    ],
+    ids=["lr", "decay", "architecture", "frozen"],
+)
+def test_a_checkpoint_of_another_training(tmp_path: Path, other: Callable, message: str) -> None:
+    Checkpoint("Epochs", tmp_path / "c.pt").check(trainer(network())[0].problem())
+    Checkpoint("Epochs", tmp_path / "c.pt").check(trainer(network())[0].problem())
+    with pytest.raises(ValueError, match=f"Epochs expected a checkpoint of the same call, with .*{message}"):
+        Checkpoint("Epochs", tmp_path / "c.pt").check(other()[0].problem())
+    with pytest.raises(ValueError, match=r"SVI expected .* with caller 'SVI', got .*, with 'Epochs'"):
+        Checkpoint("SVI", tmp_path / "c.pt").check({})
 
 
 def test_weight_decay_and_average() -> None:

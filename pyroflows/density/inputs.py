@@ -1,9 +1,11 @@
 """What a density is given, checked."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ..arguments import check_counts, check_ranges
 
@@ -36,3 +38,11 @@ def in_use(*rows: NDArray, weight: NDArray) -> tuple[NDArray, ...]:
     if used.sum() < 2:
         raise ValueError(f"FlowDensity expected 2 rows of positive weight or more, got n_samples = {used.sum()}")
     return *(array[used] for array in rows), weight[used] / weight[used].mean()
+
+
+def digest_of(*arrays: Tensor) -> str:
+    """The shapes of arrays, and a digest of their numbers."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.contiguous().cpu().numpy().tobytes())
+    return f"{', '.join(str(tuple(array.shape)) for array in arrays)} of digest {digest.hexdigest()[:16]}"

@@ -1,6 +1,7 @@
 """Training that does not break: by steps on an ELBO, by epochs on minibatches."""
 
 from .batches import Batches
+from .checkpoint import Checkpoint, described
 from .epochs import EpochLog, Epochs
 from .history import History
 from .listener import Callback, Listener
@@ -12,6 +13,7 @@ from .threads import Threads
 __all__ = [
     "Batches",
     "Callback",
+    "Checkpoint",
     "EpochLog",
     "Epochs",
     "History",
@@ -20,4 +22,5 @@ __all__ = [
     "SpeedUp",
     "Threads",
     "Trainer",
+    "described",
 ]

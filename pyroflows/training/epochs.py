@@ -4,21 +4,19 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .. import files
+from .checkpoint import Checkpoint
 from .listener import Listener
 from .safe_step import SafeStep
 from .threads import Threads
 
 # Steps over which the learning rate rises, and the largest norm of a gradient.
 WARMUP, CLIP = 50, 10.0
-KIND = "a checkpoint of training by epochs"
 
 
 @dataclass
@@ -62,7 +60,7 @@ class Epochs:
     def __init__(self, module: nn.Module, *, lr: float, weight_decay: float = 0.0, average: float = 0.99) -> None:
         if not 0 < lr < math.inf:
             raise ValueError(f"expected a learning rate lr > 0, got {lr!r}")
-        self.module, self.lr = module, lr
+        self.module, self.lr, self.weight_decay = module, lr, weight_decay
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.safe = SafeStep(self.parameters, lr=lr, warmup=WARMUP, clip=CLIP, average=average, noun="loss")
         self.adam = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
@@ -77,7 +75,7 @@ class Epochs:
         *,
         validate: Callable[[], float] | None = None,
         patience: int | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         listener: Listener | None = None,
         progress: bool = True,
     ) -> EpochLog:
@@ -89,7 +87,7 @@ class Epochs:
             epochs: how many epochs in all.
             validate: the loss on rows held out.
             patience: epochs without a new best validation loss after which to stop, None for never.
-            checkpoint: a file that is written after each epoch.
+            checkpoint: is saved after each epoch; training goes on from it.
             listener: is told the epoch, from 1 on, its training loss and the learning rate, and may stop training.
                 What its callback raised is for the caller to pass on.
             progress: show a progress bar.
@@ -98,27 +96,31 @@ class Epochs:
             ValueError: if there are no batches.
             FloatingPointError: if too many steps were not finite; the module is left as at the best epoch.
         """
+        checkpoint, listener = checkpoint or Checkpoint("Epochs", None), listener or Listener("Epochs", None)
+        if not checkpoint.resume(self.load_state_dict):
+            checkpoint.save(self.state_dict())
         log = self.log
         with ExitStack() as at_end:
             threads = at_end.enter_context(Threads())
             at_end.callback(self._finish)  # also after a batch that was refused, or Ctrl-C
             bar = at_end.enter_context(tqdm(total=epochs, initial=len(log.train), disable=not progress, unit="epoch"))
-            while len(log.train) < epochs:
+            while not (stopped := listener.stopped or self._end(epochs, patience)):
                 log.train.append(self._epoch(loss, batches, epochs, threads))
                 if validate is not None:
                     self._judge(validate)
-                if checkpoint is not None:
-                    files.write(self.state_dict(), checkpoint)
+                checkpoint.save(self.state_dict())
                 bar.update()
                 bar.set_postfix_str(_trend(log))
-                if patience is not None and validate is not None and len(log.train) - log.best_epoch >= patience:
-                    log.stopped = f"no gain on the held-out rows for {patience} epochs"
-                    break
-                if listener is not None and listener(len(log.train), log.train[-1], self.safe.rate):
-                    log.stopped = listener.stopped
-                    break
-        log.stopped = log.stopped or "all epochs were used"
+                listener(len(log.train), log.train[-1], self.safe.rate)
+        log.stopped = stopped
         return log
+
+    def _end(self, epochs: int, patience: int | None) -> str:
+        """Why training is over, or nothing."""
+        done = len(self.log.train)
+        if patience is not None and self.log.validation and done - self.log.best_epoch >= patience:
+            return f"no gain on the held-out rows for {patience} epochs"
+        return "all epochs were used" if done >= epochs else ""
 
     def _epoch(self, loss: Callable[..., Tensor], batches: Iterable[tuple], epochs: int, threads: Threads) -> float:
         self.module.train()
@@ -174,54 +176,32 @@ class Epochs:
                 parameter.copy_(mean)
         self.module.eval()
 
+    def problem(self) -> dict[str, Any]:
+        """What tells one training from another, for a checkpoint: the options, and the shapes of tensors."""
+        options = {"lr": self.lr, "weight_decay": self.weight_decay, "average": self.safe.average}
+        trained = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        shapes = {
+            f"{'trained' if name in trained else 'fixed'} {name} of shape": list(tensor.shape)
+            for name, tensor in self.module.state_dict().items()
+        }
+        return options | shapes
+
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on: parameters, their averages, Adam's moments, the log, torch's generator."""
+        """All that is needed to go on: parameters, their averages, Adam's moments, the log."""
         return {
             "module": self.module.state_dict(),
-            "mean": self.safe.mean,
+            "safe": self.safe.state_dict(),
             "adam": self.adam.state_dict(),
             "best": self.best,
             "log": asdict(self.log),
-            "steps": self.safe.done,
-            "generator": torch.get_rng_state(),
         }
 
-    def load(self, path: Path) -> None:
-        """Goes on from a file that was written by :meth:`run`.
-
-        Raises:
-            ValueError: if it is damaged, of another kind or another architecture; nothing is changed then.
-        """
-        state = files.check_keys(files.read(path, KIND), self.state_dict().keys(), KIND)
-        files.check_keys(state["log"], asdict(self.log).keys(), f"the log of {KIND}")
-        self.load_state_dict(state)
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where another run was saved.
-
-        Raises:
-            ValueError: if the state is of another architecture; nothing is changed then.
-        """
-        own, given = (_shapes(s["module"], s["mean"]) for s in (self.state_dict(), state))
-        if own != given:
-            wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
-            raise ValueError(
-                f"expected a checkpoint of this architecture, got one that differs in {len(wrong)} tensors, such as "
-                f"{wrong[0]}: {given.get(wrong[0])} for {own.get(wrong[0])}"
-            )
+        """Goes on where another run of the same problem was saved."""
         self.module.load_state_dict(state["module"])
-        with torch.no_grad():
-            for mean, value in zip(self.safe.mean, state["mean"], strict=True):
-                mean.copy_(value)
+        self.safe.load_state_dict(state["safe"])
         self.adam.load_state_dict(state["adam"])
-        self.best, self.log, self.safe.done = state["best"], EpochLog(**state["log"]), state["steps"]
-        torch.set_rng_state(state["generator"].cpu())
-
-
-def _shapes(module: dict[str, Tensor], means: list[Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a module's tensors by name, and of the averages of those that are trained."""
-    averages = {f"average {i}": mean for i, mean in enumerate(means)}
-    return {name: tuple(tensor.shape) for name, tensor in {**module, **averages}.items()}
+        self.best, self.log = state["best"], EpochLog(**state["log"])
 
 
 def _trend(log: EpochLog) -> str:

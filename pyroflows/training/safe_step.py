@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,18 @@ class SafeStep:
         self.lr, self._decay = lr, (math.inf, 1)
         self.done = self.bad = self._bad_run = 0
         self.mean = [p.detach().clone() for p in self.parameters]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages, counts and schedule."""
+        counts = [self.done, self.bad, self._bad_run]
+        return {"mean": self.mean, "counts": counts, "lr": self.lr, "decay": list(self._decay)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there; the averages keep their place in memory."""
+        for mean, value in zip(self.mean, state["mean"], strict=True):
+            mean.copy_(value)
+        self.done, self.bad, self._bad_run = state["counts"]
+        self.lr, self._decay = state["lr"], tuple(state["decay"])
 
     def decay_over(self, steps: int) -> None:
         """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""

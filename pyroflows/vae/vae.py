@@ -15,7 +15,7 @@ from ..arguments import check_counts
 from ..autograd import is_traced
 from ..compile import TracedLoss
 from ..distributions import FlowDistribution
-from ..training import Callback, EpochLog, Epochs, Listener
+from ..training import Callback, Checkpoint, EpochLog, Epochs, Listener
 from .check import CheckedBatches, check_batch
 from .likelihood import bernoulli, center
 
@@ -139,8 +139,7 @@ class VAE(PyroModule):
     ) -> EpochLog:
         """Trains on the minibatches of a loader by the ELBO; the log holds negative ELBOs, in nats a row.
 
-        Iterates are averaged; the state with the best validation is kept, without one the last. Where
-        ``checkpoint`` is a file, training goes on from it; it is written after each epoch.
+        Iterates are averaged; the state with the best validation is kept, without one the last.
 
         Args:
             loader: gives data ``(rows, ...)`` or tuples of data and, for a prior with a context, contexts.
@@ -148,7 +147,8 @@ class VAE(PyroModule):
             validation: a loader of rows held out.
             lr: largest learning rate, which falls to one percent of it.
             patience: epochs without a better validation after which to stop.
-            checkpoint: a file.
+            checkpoint: a file, written after each epoch. If it is there, training goes on from it, to the numbers that
+                it would have had without an end, however it ended; ``epochs`` and ``patience`` may be others then.
             callback: called after each epoch as ``callback(epoch, loss, rate)``, with epochs from 1 on, the loss in
                 training and the learning rate; training ends where it returns True. What it raises is passed on after
                 training has ended in the same way: the best state, or the average, is left.
@@ -158,16 +158,13 @@ class VAE(PyroModule):
 
         Raises:
             ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
-                the checkpoint is of another architecture.
+                the checkpoint is damaged, or of another architecture or learning rate.
             FloatingPointError: if too many steps were not finite.
         """
         check_counts("VAE", {}, epochs=epochs, **({} if patience is None else {"patience": patience}))
         listener = Listener("VAE", callback)
-        trainer, path = Epochs(self, lr=lr, average=0.995), None if checkpoint is None else Path(checkpoint)
-        if path is not None and path.exists():
-            trainer.load(path)
-        elif path is not None and not path.parent.is_dir():
-            raise ValueError(f"VAE expected a checkpoint in a folder that is there, got {path}")
+        trainer, saved = Epochs(self, lr=lr, average=0.995), Checkpoint("VAE.fit", checkpoint)
+        saved.check(trainer.problem())
         loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
         with pyro.validation_enabled(False):  # batches are checked as they come
             log = trainer.run(
@@ -176,7 +173,7 @@ class VAE(PyroModule):
                 epochs,
                 validate=None if validation is None else lambda: self._mean_loss(validation),
                 patience=patience,
-                checkpoint=path,
+                checkpoint=saved,
                 listener=listener,
                 progress=progress,
             )
