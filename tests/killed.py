@@ -15,17 +15,54 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 import pyroflows as pf
 from pyroflows import flows
+from pyroflows.fitting import train
+from pyroflows.infer.starts import polish
+from pyroflows.training import speed
 
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(4,))
 Run = Callable[[Path | None, Callable], list]
+
+
+def regression(x: Tensor, y: Tensor) -> None:
+    scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    with pyro.plate("row", len(x), subsample_size=5) as rows:
+        pyro.sample("y", dist.Normal(x[rows] @ slope, scale), obs=y[rows])
+
+
+def two_modes(y: Tensor) -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 3.0))
+    pyro.sample("y", dist.Normal(x.abs(), 0.3), obs=y)
+
+
+def fitted(model: Callable, *args: Tensor, path: Path | None, callback: Callable, **options: object) -> list:
+    options = {"flow": FLOW, "steps": 120, "num_particles": 8, "progress": False} | options
+    posterior = pf.fit(model, *args, checkpoint=path, callback=callback, **options)
+    history = posterior.history
+    return [history.elbo, history.stopped, history.missed, *posterior.guide.transform.state_dict().values()]
+
+
+def traced(path: Path | None, callback: Callable) -> list:
+    """A fit by minibatches, with a parameter of the model's own, whose steps are traced."""
+    speed.TRACE_FROM = 0.0
+    x = torch.linspace(-1, 1, 40).view(20, 2).sin()
+    return [*fitted(regression, x, x.sum(1), path=path, callback=callback), pyro.param("scale")]
+
+
+def second(path: Path | None, callback: Callable) -> list:
+    """A fit that is followed by one from the modes that it missed."""
+    return fitted(two_modes, torch.tensor(3.0), path=path, callback=callback)
 
 
 def density(path: Path | None, callback: Callable) -> list:
@@ -45,20 +82,20 @@ def vae(path: Path | None, callback: Callable) -> list:
     return [log.train, log.validation, *model.state_dict().values()]
 
 
-RUNS: dict[str, Run] = {run.__name__: run for run in (density, vae)}
-# From which epoch on it kills itself.
-LATE = 25
+RUNS: dict[str, Run] = {run.__name__: run for run in (traced, second, density, vae)}
+# In which fit of a call, and from which step or epoch on, it kills itself.
+LATE = {"traced": (0, 110), "second": (1, 50), "density": (0, 25), "vae": (0, 25)}
 
 
-def child(run: Run, path: Path | None, out: Path, kill_at: float = math.inf) -> int:
-    """Forks a process that trains, and kills itself at an epoch; its number."""
+def child(run: Run, path: Path | None, out: Path, kill_at: tuple = (math.inf, 0)) -> int:
+    """Forks a process that trains, and kills itself at a step; its number."""
     if pid := os.fork():
         return pid
     told: list[int] = []
 
     def callback(step: int, *_: float) -> None:
         told.append(step)
-        if step >= kill_at:
+        if (sum(later < earlier for earlier, later in pairwise(told)), step) >= kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.manual_seed(1)
@@ -85,7 +122,7 @@ def trial(name: str, folder: Path) -> list:
         time.sleep(chance.uniform(0.0, length / 3))  # so that training does not end
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    os.waitpid(child(run, path, out, kill_at=LATE), 0)
+    os.waitpid(child(run, path, out, kill_at=LATE[name]), 0)
     (resumed, first), (again, nothing) = (finish(child(run, path, out), out) for _ in range(2))
     return [whole, resumed, again, first, nothing]
 
@@ -93,5 +130,6 @@ def trial(name: str, folder: Path) -> list:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    train.LOOK, polish.BLOCK = 20, 60
     for kind in sys.argv[2:] or RUNS:
         print(json.dumps([kind, *trial(kind, Path(sys.argv[1]))]), flush=True)

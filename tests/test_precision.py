@@ -129,7 +129,7 @@ def plain(x: Tensor, y: Tensor) -> None:
 @pytest.mark.parametrize("model", [plain, minibatch, with_parameters, with_a_module])
 def test_a1_fit_runs_on_every_path(model: Callable, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        sys.modules["pyroflows.fitting.fit"], "ascend", lambda affine, weights, **options: weights() is None
+        sys.modules["pyroflows.fitting.problem"], "ascend", lambda affine, weights, **options: weights() is None
     )
     x, _, _, y = data()
     quick = partial(fit, model, x, y, steps=2, num_particles=4, precision=precision, progress=False)

@@ -1,32 +1,24 @@
 """One call that trains: from a Pyro model to its posterior."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..arguments import check_counts
-from ..distributions import ComponentBase
 from ..flows import with_tails
 from ..guides import AutoFlow, init_to_prior
-from ..infer import Annealed, Gaussian, Objective, ascend, best_start, polish
+from ..infer import Objective, best_start, polish
 from ..posterior import Posterior
-from ..training import Callback, History, Listener, SpeedUp, Threads, Trainer
-from ..training.stopping import SMALL_KL, reason_to_stop
-from ..transforms import FlowTransform, LowerTriangular
-from .coordinates import Place, places_of
-from .interruptions import INTERRUPTED, explained, kept
-from .options import check_arguments, check_guide, check_modes, check_options, check_slope
-from .precision import choose_precision, wide_log_joint
-from .repeatable import check_repeatable
-from .start import Start, gaussian_at, gaussian_of, model_parameters, searched, start_guide
-from .train import balance_base, fit_flow, goal_of, gradient, note_missed, weights_of
-from .verdict import better_of, judged, num_draws
+from ..training import Callback, Checkpoint, Listener
+from ..transforms import FlowTransform
+from .options import check_arguments, check_options
+from .problem import Options, Problem
+from .start import Start
+from .verdict import better_of, judged
 
 # Components that a second fit may have.
 MODES = 8
@@ -53,6 +45,7 @@ def fit(
     precision: str = "mixed",
     compile: bool | None = None,
     callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     **kwargs: object,
 ) -> Posterior:
@@ -99,6 +92,11 @@ def fit(
             estimate of the ELBO in nats, NaN at a dropped step, and the learning rate; a second fit counts anew. Where
             it returns True the fit ends with the average of the iterates so far. What it raises is passed on after
             training has ended in the same way: a guide of your own holds that average then.
+        checkpoint: a file, written every 100 steps of the flow. If it is there, the same call goes on from it, however
+            the one before ended, and has its numbers: to the bit on one thread. The stages before the flow are made
+            again for that, from the random state in which they were made; a callback is told the steps since the file
+            was written once more. A guide, or parameters of the model, that were there before start from where they
+            stood at first.
         progress: show a progress bar with the ELBO and its trend.
         kwargs: the model's keyword arguments; use ``functools.partial(model, ...)`` for names that ``fit`` takes.
 
@@ -107,7 +105,7 @@ def fit(
 
     Raises:
         TypeError, ValueError, RuntimeError: if the model cannot be fitted, see :class:`~pyroflows.guides.AutoFlow`, or
-            its posterior is improper.
+            its posterior is improper; if the checkpoint is damaged, or of another model, other data or options.
         FloatingPointError: if the ELBO or its gradient was not finite in too many steps before those of the flow, which
             are kept as far as they went, as they are on KeyboardInterrupt.
 
@@ -124,18 +122,17 @@ def fit(
     check_counts("fit", {}, steps=steps, num_particles=num_particles, modes=modes)
     check_options(precision, compile, lr=lr, tolerance=tolerance, guide=guide, objective=objective)
     check_arguments(model, kwargs, inspect.signature(fit).parameters)
-    run = partial(
-        _fitted,
-        model,
-        args,
-        kwargs,
+    listener, saved = Listener("fit", callback), Checkpoint("fit", checkpoint)
+    options = Options(
         flow=flow,
         guide=guide,
         init_loc_fn=init_loc_fn,
         init_scale=init_scale,
         base=base,
         noncentered=noncentered,
-        stages=(start, full_rank),
+        modes=modes,
+        start=start,
+        full_rank=full_rank,
         objective=objective,
         steps=steps,
         num_particles=num_particles,
@@ -143,88 +140,14 @@ def fit(
         tolerance=tolerance,
         precision=precision,
         compile=compile,
-        listener=Listener("fit", callback),
-        progress=progress,
     )
-    posterior, known = run(modes=modes)
-    if known:
-        posterior = better_of(posterior, run(modes=max(modes, MODES), known=known)[0])
-    return judged(posterior, gaussian_at(posterior.log_joint.space, init_scale))
-
-
-def _fitted(
-    model: Callable,
-    args: tuple,
-    kwargs: dict,
-    *,
-    flow: Callable[[int], FlowTransform],
-    guide: AutoFlow | None,
-    init_loc_fn: Callable,
-    init_scale: float | Tensor,
-    base: Any,
-    noncentered: bool | None,
-    stages: tuple[Start | None, Start | None],
-    objective: Objective | None,
-    steps: int,
-    num_particles: int,
-    lr: float,
-    tolerance: float,
-    precision: str,
-    compile: bool | None,
-    listener: Listener,
-    progress: bool,
-    modes: int,
-    known: Sequence[Gaussian] = (),
-) -> tuple[Posterior, list[Gaussian]]:
-    """One fit, and Gaussians at modes for another one if this one missed some and the next could have them."""
-    goal = goal_of(objective, steps)
-    fresh = AutoFlow(model, flow, init_loc_fn=init_loc_fn, init_scale=init_scale, base=base)
-    own = fresh.setup(*args, **kwargs) if guide is None else guide.setup(*args, **kwargs)
-    if guide is not None:
-        check_guide(guide, fresh.model, args, kwargs)
-    density, history = wide_log_joint(model, args, kwargs, own.space, precision), History()
-    extra, around = model_parameters(density), gaussian_at(density.space, init_scale)
-    check_repeatable(density)
-    check_slope(density)
-    fresh_start = guide is None and not extra and not density.minibatch
-    movable = fresh_start and density.plates is None and base is None and isinstance(own.core[-1], LowerTriangular)
-    check_modes(modes, movable)
-    with (
-        pyro.validation_enabled(False),
-        Threads(partial(gradient, own, density, num_particles)),
-        explained(density, own, around),
-        tqdm(total=steps, disable=not progress, unit="step") as bar,
-    ):
-        if known:
-            bar.set_postfix_str("modes were missed, starting again at each")
-        place = plain = Place.of(density, own.fixed, around, 0 if extra else num_particles)
-        if fresh_start:
-            places = places_of(plain, density, noncentered if modes == 1 else False, num_particles)
-            place = start_guide(own, places, density.space, goal, modes, known, stages, bar)
-            choose_precision(own, precision)
-        elif place.whole is not None:
-            place = place.at(gaussian_of(own, density.space.start))
-        weights = partial(weights_of, own, place.density, num_particles, goal)
-        if not fresh_start and isinstance(own.core[-1], LowerTriangular):
-            history.bad_steps += ascend(own.core[-1], weights, progress=partial(_show, bar, "full rank"))
-            place = place.at(gaussian_of(own, density.space.start)) if place.whole is not None else place
-        trainer = Trainer([*own.transform.parameters(), *extra], lr=lr, history=history)
-        # While the model itself learns, a posterior that fits it is not the end.
-        reason = partial(reason_to_stop, tolerance=tolerance, small_kl=0.0 if extra else SMALL_KL)
-        speed_up = SpeedUp(trainer, weights, steps, compile, bar.set_postfix_str)
-        with kept(trainer):
-            fit_flow(trainer, speed_up, goal, reason, partial(balance_base, own, place.density), bar, listener)
-        own.transform.to(own.space.start)
-        if isinstance(own.base, ComponentBase):
-            own.base = own.base.to(own.space.start)
-        blind = density.minibatch or listener.failed
-        missed = [] if blind else note_missed(own, *searched(density, plain), around, history)
-    listener.pass_on()
-    ended = listener.stopped or history.stopped == INTERRUPTED
-    once = isinstance(objective, Annealed) or ended  # what is annealed cannot be used twice
-    posterior = Posterior(own, density, history, num_draws=num_draws(density))
-    return posterior, missed if movable and not once and not known else []
-
-
-def _show(bar: tqdm, stage: str, elbo: float) -> None:
-    bar.set_postfix_str(f"{stage}, ELBO {elbo:.2f}")
+    problem = Problem(model, args, kwargs, options)
+    if checkpoint is not None:
+        if saved.begin(problem.given()):  # where that stood at first also decides on where to start
+            problem = Problem(model, args, kwargs, options)
+        saved.check(problem.fingerprint())
+    posterior, missed = problem.solve(modes, (), listener, saved, progress)
+    if missed:
+        again = Problem(model, args, kwargs, options)
+        posterior = better_of(posterior, again.solve(max(modes, MODES), missed, listener, saved, progress)[0])
+    return judged(posterior, problem.around)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from ..distributions import ComponentBase
 from ..guides import AutoFlow
 from ..model import LatentSpace, LogJoint
 
@@ -32,5 +31,5 @@ def choose_precision(guide: AutoFlow, precision: str) -> None:
             part.float()
     elif precision == "double":
         guide.transform.double()
-        if isinstance(guide.base, ComponentBase):
-            guide.base = guide.base.to(torch.zeros((), dtype=torch.float64))
+        for base in guide.components:
+            guide.base = base.to(torch.zeros((), dtype=torch.float64))

@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..guides import AutoFlow
-from ..infer import Annealed, Gaussian, Objective, base_at, batch_and_match, elbo, find_modes
+from ..infer import Gaussian, Goal, base_at, batch_and_match, elbo, find_modes
 from ..model import AllRows, LatentSpace, LogJoint
 from ..transforms import LowerTriangular
 from .coordinates import START_ROWS, Density, Place
@@ -21,14 +21,14 @@ def start_guide(
     guide: AutoFlow,
     places: list[Place],
     space: LatentSpace,
-    objective: Objective,
+    goal: Goal,
     modes: int,
     known: Sequence[Gaussian],
     stages: tuple[Start | None, Start | None],
     bar: tqdm,
 ) -> Place:
     """Finds a Gaussian, or several modes, and starts the guide there; returns the best place, by the ELBO."""
-    view, tried = objective.tempered if isinstance(objective, Annealed) else _as_it_is, []
+    view, tried = goal.tempered, []
     for place in places:
         gaussian, found = _start(guide, place, view, space, modes, known, stages, bar)
         tried.append((elbo(view(found.density), gaussian) if len(places) > 1 else 0.0, gaussian, found))
@@ -37,10 +37,6 @@ def start_guide(
         guide.within(best.fixed)
     guide.start_at(gaussian.loc, gaussian.scale_tril)
     return best
-
-
-def _as_it_is(density: Density) -> Density:
-    return density
 
 
 def _start(

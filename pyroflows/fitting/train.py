@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..distributions import ComponentBase
 from ..guides import AutoFlow
-from ..infer import Annealed, Gaussian, Objective, ReverseKL, balance, missed_modes, score, shares
+from ..infer import Gaussian, Goal, balance, missed_modes, score, shares
 from ..model import LogJoint
 from ..seeds import seed_of, seeded
-from ..training import History, Listener, SpeedUp, Trainer
+from ..training import Checkpoint, History, Listener, SpeedUp
 from ..training.stopping import trend
 from .coordinates import Density
 
@@ -21,52 +22,115 @@ from .coordinates import Density
 LOOK, VALUES = 100, 4000
 
 
-def goal_of(objective: Objective | None, steps: int) -> Objective:
-    """The objective, the reverse KL by default."""
-    if isinstance(objective, Annealed) and (objective.beta != objective.first or 2 * objective.steps > steps):
-        raise ValueError(f"fit expected a new Annealed of at most steps / 2 = {steps // 2} steps, got {objective}")
-    return objective or ReverseKL()
+class FlowStage:
+    """The steps of the flow, from where the stages before it ended.
 
+    Args:
+        guide: what is trained, in place.
+        density: the log density in its coordinates.
+        goal: what for.
+        speed_up: runs the steps.
+        reason_to_stop: why it is time to lower the learning rate, or nothing.
+        bar: is told how it goes.
+        listener: is told each step, and may stop.
+    """
 
-def fit_flow(
-    trainer: Trainer,
-    speed_up: SpeedUp,
-    objective: Objective,
-    reason_to_stop: Callable[[History], str],
-    balance: Callable[[], None],
-    bar: tqdm,
-    listener: Listener,
-) -> None:
-    """Trains until the steps are used up, the ELBO or the spread of the weights says that it is done, or a listener."""
-    safe, history, steps = trainer.safe, trainer.history, speed_up.steps
-    annealing = isinstance(objective, Annealed)
-    while safe.done < steps and safe.left > 0 and not listener.stopped:
-        speed_up.step()
-        bar.update()
-        if annealing:
-            objective.advance()
-            annealing = not objective.done
-        if safe.done % LOOK == 0:
-            balance()
-            bar.set_postfix_str(trend(history))
-            reason = "" if annealing else reason_to_stop(history)
-            if reason and safe.left == math.inf:
-                history.stopped = reason
-                safe.decay_over(min(max(safe.done // 2, 300), steps - safe.done))
-        if safe.done >= steps // 2 and safe.left == math.inf:
-            history.stopped = "all steps were used"
-            safe.decay_over(steps - safe.done)
-        if listener(safe.done, history.elbo[-1], safe.rate):
-            history.stopped = listener.stopped
-    trainer.finish()
-    for _ in range(10):
-        balance()
+    def __init__(
+        self,
+        guide: AutoFlow,
+        density: Density,
+        goal: Goal,
+        speed_up: SpeedUp,
+        reason_to_stop: Callable[[History], str],
+        bar: tqdm,
+        listener: Listener,
+    ) -> None:
+        self.guide, self.density, self.goal, self.speed_up = guide, density, goal, speed_up
+        self.reason_to_stop, self.bar, self.listener = reason_to_stop, bar, listener
+        self.trainer, self.safe, self.history = speed_up.trainer, speed_up.trainer.safe, speed_up.trainer.history
 
+    def run(self, saved: Checkpoint) -> None:
+        """Trains until the steps are used up, the ELBO or the spread of the weights says so, or the listener."""
+        saved.resume(self.load_state_dict)
+        while not self._is_over:
+            self._step()
+            self.listener(self.safe.done, self.history.elbo[-1], self.safe.rate)
+            if self.safe.done % LOOK == 0 or self._is_over:
+                saved.save(self.state_dict())
+        self.history.stopped = self.listener.stopped or self.history.stopped
+        self.trainer.finish()
+        for _ in range(10):
+            self._balance()
 
-def balance_base(guide: AutoFlow, density: Density) -> None:
-    """Moves mass between the components of the base, where it has some."""
-    if isinstance(guide.base, ComponentBase):
-        balance(guide.core_posterior(), density)
+    @property
+    def _is_over(self) -> bool:
+        return self.safe.done >= self.speed_up.steps or self.safe.left <= 0 or bool(self.listener.stopped)
+
+    def _step(self) -> None:
+        moving = not self.goal.done
+        self.speed_up.step()
+        self.bar.update()
+        if moving:
+            self.goal.advance()
+        if self.safe.done % LOOK == 0:
+            self._balance()
+            self.bar.set_postfix_str(trend(self.history))
+            if reason := "" if not self.goal.done else self.reason_to_stop(self.history):
+                self._end(reason, max(self.safe.done // 2, 300))
+        if self.safe.done >= self.speed_up.steps // 2:
+            self._end("all steps were used", self.speed_up.steps)
+
+    def _end(self, reason: str, steps: int) -> None:
+        """Lets the learning rate fall over so many steps or those that are left, unless it is falling already."""
+        if self.safe.left == math.inf:
+            self.history.stopped = reason
+            self.safe.decay_over(min(steps, self.speed_up.steps - self.safe.done))
+
+    def _balance(self) -> None:
+        """Moves mass between the components of the base, where it has some."""
+        for _ in self.guide.components:
+            balance(self.guide.core_posterior(), self.density)
+
+    def _found(self) -> list[Tensor]:
+        """What the stages before this one found, and what moves without gradients."""
+        return [*self.guide.transform.buffers(), *(t for base in self.guide.components for t in base.tensors)]
+
+    def _form(self) -> list:
+        return [self.guide.fixed is not None, [list(tensor.shape) for tensor in self._found()]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on, once the stages before are made again; the goal moves with the steps."""
+        return {
+            "form": self._form(),
+            "found": self._found(),
+            "trainer": self.trainer.state_dict(),
+            "speed": self.speed_up.state_dict(),
+            "history": asdict(self.history),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there.
+
+        Raises:
+            ValueError: if the stages before led to other coordinates, or another base.
+        """
+        if state["form"] != self._form():
+            raise ValueError(
+                f"fit expected the stages before the flow to end as when the checkpoint was written, with "
+                f"{state['form']} (non-centred, and shapes), got {self._form()}: go on with the same version of torch "
+                f"on the same machine, or remove the checkpoint"
+            )
+        for tensor, value in zip(self._found(), state["found"], strict=True):
+            tensor.copy_(value)
+        self.trainer.load_state_dict(state["trainer"])
+        vars(self.history).update(state["history"])
+        for _ in range(self.safe.done):
+            if not self.goal.done:
+                self.goal.advance()
+        with torch.enable_grad():
+            self.speed_up.load_state_dict(state["speed"])
+        self.bar.update(self.safe.done)
 
 
 def note_missed(
@@ -91,6 +155,6 @@ def gradient(guide: AutoFlow, density: LogJoint, rows: int) -> None:
         score(density.batch, density.space.start.expand(rows, -1))
 
 
-def weights_of(guide: AutoFlow, density: Density, num_particles: int, objective: Objective) -> Tensor:
-    """Log weights of the guide as it stands, with the gradient of the objective."""
-    return objective(guide.core_posterior(), density, num_particles)
+def weights_of(guide: AutoFlow, density: Density, num_particles: int, goal: Goal) -> Tensor:
+    """Log weights of the guide as it stands, with the gradient of what it is trained for."""
+    return goal(guide.core_posterior(), density, num_particles)

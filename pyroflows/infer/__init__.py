@@ -5,6 +5,7 @@ from ..model import AllRows, Choice, LogJoint, Plates
 from ..training import History, SpeedUp, Trainer
 from .annealed import Annealed
 from .control_variates import Anchored
+from .goal import Goal
 from .modes.bases import balance, base_at, mixture_at, product_at
 from .modes.missed import missed_modes, shares
 from .modes.search import find_modes
@@ -28,6 +29,7 @@ __all__ = [
     "Counted",
     "ForwardKL",
     "Gaussian",
+    "Goal",
     "Graph",
     "History",
     "LogJoint",

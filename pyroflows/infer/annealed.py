@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from ..distributions import FlowDistribution
+from .goal import Goal
 from .objectives import Density, Objective, ReverseKL
 
 
 @dataclass(frozen=True, eq=False)
-class Annealed:
+class Annealed(Goal):
     """An objective for ``p ** beta``, where ``beta`` rises to 1: mass moves between modes while these are still low.
 
     ``beta`` rises by a constant factor at each :meth:`advance`, which ``fit`` and ``FlowELBO`` call after each step;
@@ -48,6 +49,11 @@ class Annealed:
     def advance(self) -> None:
         """One step further towards ``beta`` 1, in place: a traced graph reads the new value."""
         self.beta.mul_(self.first ** (-1 / self.steps)).clamp_(max=1.0)
+
+    @property
+    def new(self) -> bool:
+        """Whether ``beta`` is the first."""
+        return bool(self.beta == self.first)
 
     @property
     def done(self) -> bool:

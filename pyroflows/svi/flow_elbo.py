@@ -8,7 +8,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ..guides import AutoFlow
-from ..infer import Annealed, Objective, ReverseKL, log_weights
+from ..infer import Goal, Objective, log_weights
 from ..model import LogJoint
 
 
@@ -42,7 +42,7 @@ class FlowELBO(ELBO):
         if num_particles < 1:
             raise ValueError(f"expected a positive number of particles, got {num_particles=}")
         super().__init__(num_particles=num_particles)
-        self.objective = objective or ReverseKL()
+        self.objective = Goal.of(objective)
 
     def loss(self, model: Callable, guide: AutoFlow, *args: object, **kwargs: object) -> float:
         """An estimate of the negative ELBO, in nats."""
@@ -59,8 +59,7 @@ class FlowELBO(ELBO):
         """The same as a number; adds the gradients to the parameters' ``grad``."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
-        if isinstance(self.objective, Annealed):
-            self.objective.advance()
+        self.objective.advance()
         return loss.item()
 
     def _density(self, model: Callable, guide: AutoFlow, args: tuple, kwargs: dict) -> LogJoint:

@@ -4,6 +4,7 @@ The cost is counted, not timed, so that a fit goes the same way on a busy machin
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -50,6 +51,18 @@ class SpeedUp:
         done = self.trainer.safe.done
         if self.compile is not False and (done == PROBE or done % SETTLED == 0):
             self._decide(first=done == PROBE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a step costs, and how steps are run."""
+        return {"price": self._price, "speed": self.trainer.history.speed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Runs steps as they were run, since the ways differ in the last digits."""
+        self._price, tier = state["price"], state["speed"].split(",")[0]
+        if tier != "plain":
+            self._change(tier)
+        if self.trainer.history.speed.startswith(tier):
+            self.trainer.history.speed = state["speed"]
 
     def _decide(self, first: bool) -> None:
         """Traces or compiles where the steps to come would take long as they are."""

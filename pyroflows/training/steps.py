@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,6 +129,19 @@ class Trainer:
             new = Adam()(flat, flat.grad, flat.new_tensor([self.safe.rate]), moments)
             for old, value in zip([flat, *moments], new, strict=True):
                 old.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step changes but the history."""
+        flats = [flat.detach() for flat in self.parameters]
+        return {"parameters": flats, "moments": self.moments, "safe": self.safe.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there; tensors keep their place in memory, where a graph finds them."""
+        self.safe.load_state_dict(state["safe"])
+        for own, saved in ((self.parameters, state["parameters"]), *zip(self.moments, state["moments"], strict=True)):
+            for tensor, value in zip(own, saved, strict=True):
+                tensor.copy_(value)
 
     @torch.no_grad()
     def settle(self) -> None:
