@@ -5,10 +5,13 @@ import sys
 import threading
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
-from itertools import count
+from itertools import chain, count, repeat
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -38,7 +41,22 @@ class Other(Holder):
         return 2.0
 
 
-HOLDER = Holder()
+@dataclass(frozen=True)
+class Frozen:
+    rate: float = 1.0
+
+
+@dataclass(slots=True)
+class Slots:
+    rate: float = 1.0
+
+
+def with_default(rate: float = 1.0) -> float:
+    return rate
+
+
+HOLDER, SLOTS, QUEUE, SMALL, GROWN = Holder(), Slots(), deque([1.0]), np.ones(3), [1.0]
+HELD = SimpleNamespace(config=Frozen(), prior=dist.Normal(0.0, 1.0))
 
 
 def code() -> float:
@@ -65,6 +83,13 @@ KINDS: dict[str, tuple[Callable[[], float], Callable[[], object]]] = {
     "class": (lambda: HOLDER.read(), lambda: setattr(HOLDER, "__class__", Other)),
     "code": (lambda: code(), lambda: setattr(code, "__code__", (lambda: 2.0).__code__)),
     "cache": (lambda: cached()[0], lambda: cached().__setitem__(0, 2.0)),
+    "slots": (lambda: SLOTS.rate, lambda: setattr(SLOTS, "rate", 2.0)),
+    "deque": (lambda: QUEUE[-1], lambda: QUEUE.append(2.0)),
+    "array": (lambda: float(SMALL[0]), lambda: SMALL.fill(2.0)),
+    "appended": (lambda: GROWN[-1], lambda: GROWN.append(2.0)),
+    "dataclass replaced": (lambda: HELD.config.rate, lambda: setattr(HELD, "config", Frozen(2.0))),
+    "distribution replaced": (lambda: HELD.prior.scale, lambda: setattr(HELD, "prior", dist.Normal(0.0, 2.0))),
+    "default argument": (lambda: with_default(), lambda: setattr(with_default, "__defaults__", (2.0,))),
 }
 
 
@@ -80,6 +105,10 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     globals().update(SCALE=1.0)
     cached.cache_clear()
     CONTEXT.set(1.0)
+    SLOTS.rate, HELD.config, HELD.prior, with_default.__defaults__ = 1.0, Frozen(), dist.Normal(0.0, 1.0), (1.0,)
+    SMALL.fill(1.0)
+    QUEUE.append(1.0)
+    GROWN[:] = [1.0]
 
 
 def step_of(kind: str, read: Callable[[], float], audit: int = 256) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -165,9 +194,9 @@ def test_a_run_is_audited_as_well() -> None:
 
 
 def test_an_iterator_is_refused_at_once() -> None:
-    schedule = count(1)
+    schedule = chain(repeat(1.0, 100), count(1))
     step, _ = step_of("SVI", lambda: float(next(schedule)))
-    with pytest.warns(UserWarning, match="a replay of the function differs from the function"):
+    with pytest.warns(UserWarning, match=r"a chain \(schedule of <lambda>\) may be advanced: pass what it gives as"):
         step()
 
 

@@ -1,59 +1,66 @@
-"""What a function reads besides its arguments and its tensors' values: modes, attributes, closures, globals."""
+"""What a function reads besides its arguments and its tensors' values: modes, parameters, hooks, plain settings."""
 
 import pickle
 import random
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from enum import Enum
 from functools import partial
 from itertools import chain, islice
-from operator import getitem, is_
-from types import FunctionType, MappingProxyType, MethodType, ModuleType
+from operator import attrgetter, is_
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
 
 from .errors import Untraceable, reason
-from .places import GUIDE, HANDLER, OURS, PARTS, PLAIN, REPARAM, Place, codes_in, is_a, is_foreign, is_known, is_users
 from .refuse import BYTES
+from .signature import kind_of
 
-# Of what every module has these count, and whether it trains.
-HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-HOLDERS = *HOOKS, "_parameters", "_buffers", "_modules", "_pyro_params", "_pyro_samples"
-INTERNAL = {*vars(nn.Module())} - {"training"}
-# Code with these may read any attribute.
-DYNAMIC = {"getattr", "vars", "__dict__", "asdict", "astuple"}
-# Users keep settings in these of the standard library's.
-SETTINGS = ("argparse", "collections", "types")
-# Python calls these by itself, but not in a model.
-_BIRTHS = "__init__", "__new__", "__post_init__", "__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__"
-ASIDE = {*_BIRTHS, "__del__", "__repr__", "__str__", "__getstate__", "__setstate__", "__enter__", "__exit__"}
-# Of longer lists and dicts the first parts are watched, and the length; larger arrays are only known apart; and what
-# is reached after so many places is not looked at.
-LONG, MANY = 1000, 3000
-GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+PLAIN = (int, float, complex, bool, str, bytes, type(None), Enum, np.generic)
+COMPARED = (*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType, type)
+OURS = __name__.partition(".")[0]
+# These packages and the standard library read nothing that changes, but users keep settings in objects of the latter.
+KNOWN = {"torch", "pyro", "numpy", OURS, *sys.stdlib_module_names}
+SETTINGS = ("_thread", "argparse", "types")
+# Named without being in code; and what counts of every module: some of it is Pyro's, which need not be installed.
+IMPLIED = {"training", "forward", "__call__", "__getattr__", "__getitem__"}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOLDERS = (*HOOKS, "_parameters", "_buffers", "_modules", "_pyro_params", "_pyro_samples")
+# Of a list or dict so many entries are compared; what is reached after so many objects is not looked at.
+LONG, MANY = 100, 5000
+GONE = object()  # which does not count: lists of results are cleared
+# What has a state that a function may move, and what leads to other things.
+STATES = (random.Random, np.random.Generator, np.random.RandomState, np.ndarray, ContextVar)
+LINKS: dict[type, Callable[[Any], Iterable]] = {
+    MethodType: lambda method: (method.__self__, method.__func__),
+    partial: lambda made: (made.func, made.args, made.keywords),
+    property: lambda made: (made.fget,),
+    staticmethod: lambda made: (made.__func__,),
+    classmethod: lambda made: (made.__func__,),
+    tuple: lambda made: islice(made, LONG),
+}
 
 
 class Watch:
     """Notes what functions reach, to tell when something of it becomes something else.
 
-    Reached are a function's closure, defaults and attributes; the globals, attributes and methods that it names; a
-    method's object; modules with their submodules and hooks; Pyro's handlers around a function; and what lies in
-    lists, tuples, dicts, sets and small arrays on the way. The code of installed packages is not looked at. Numbers and
-    strings are compared by value, all else by identity.
+    Compared are modes, parameters, buffers, parts and hooks of modules, and what the user's own functions name:
+    numbers, strings and enums by value, and tensors, modules, functions and classes by identity, among closures,
+    globals, attributes, methods, and entries of lists and dicts. Objects of the user's lead on to these; that one of
+    them, or anything else, has become another one is for audits to find.
 
     Args:
         roots: functions, methods, modules or handlers.
         read: the tensors whose values matter; of others only shape, dtype and device count. None: all.
-        before: notes from before the functions ran: what has grown since is what they fill, such as a list of
-            results, and is left out.
 
     Attributes:
         modules: the modules that were reached.
 
     Raises:
-        Untraceable: if an object raises an error when it is looked at.
+        Untraceable: if an object raises an error when it is looked at, or is an iterator, which may be advanced.
 
     Example:
         >>> module = nn.Dropout(0.5)
@@ -65,221 +72,180 @@ class Watch:
         'training of Dropout'
     """
 
-    def __init__(self, *roots: object, read: Iterable[Tensor] | None = None, before: "Watch | None" = None) -> None:
-        self._filled = before._grown() if before else {}
+    def __init__(self, *roots: object, read: Iterable[Tensor] | None = None) -> None:
         self._read = None if read is None else {id(tensor) for tensor in read}
-        self._places: list[Place] = []
-        self._drawn = [
-            _state_of("Python's random numbers", random.getstate),
-            _state_of("NumPy's random numbers", np.random.get_state),
-        ]
-        self._seen: dict[int, object] = {}
-        self._names: set[str] = set()  # in code
-        self._strings: set[str] = set()
-        self.modules: list[nn.Module] = []
+        self._names, known = set(IMPLIED), 0
         try:
-            self._look(roots)
+            while known < len(self._names):  # what was passed by may be named now
+                known = len(self._names)
+                self._look(roots)
+            self._keep()
+            self._states = [(name, state, pickle.dumps(state())) for name, state in self._moving]
+        except Untraceable:
+            raise
         except Exception as error:  # objects may raise whatever they like when they are looked at
             raise Untraceable(f"what it reads cannot be looked at: {reason(error)}") from error
 
-    def _look(self, roots: Iterable[object]) -> None:
-        self._visit_all(roots)
-        known = done = 0
-        while known < len(self._names) or done < len(self._places):
-            if known < len(self._names):  # more of what was passed by is named now
-                known, done = len(self._names), 0
-            places, done = self._places[done:], len(self._places)
-            for place in places:
-                place.keep()
-                self._visit_all(place.values)
-        self._keep()
-
     def changed(self) -> str | None:
         """What has changed, or None."""
-        if self._same():
-            return None
-        found = ((place, what) for place in self._places if (what := place.changed(self._read)))
-        place, what = next(found, (None, None))
-        self._keep()
-        return what if what is None else what + self._home(place)
-
-    def _home(self, place: Place) -> str:
-        """Where a container that has no name of its own is held."""
-        named = (f" ({key} of {p.owner})" for p in self._places for key, value in _items(p) if value is place.place)
-        return next(named, "") if place.owner.startswith("a ") else ""
+        try:
+            now = chain.from_iterable(map(map, self._gets, self._keys))
+            if [*map(len, self._holders)] == self._counts and all(map(is_, now, self._values)):
+                return None
+        except (IndexError, ValueError):  # of a list that is shorter now, of a cell that is empty
+            pass
+        found = self._other(lambda old, new: not _alike(old, new, self._read))
+        if found is None and [*map(len, self._holders)] != self._counts:
+            return "the number of parts, parameters or hooks of a module"
+        return found or self._keep()
 
     def rewritten(self, read: Iterable[Tensor] = ()) -> str | None:
         """What is another one now: a number, a string, one of these tensors, a state of random numbers; or None."""
         ids = {id(tensor) for tensor in read}
-        places = (*self._places, *self._drawn)
-        return next((what + self._home(place) for place in places if (what := place.rewritten(ids))), None)
+        moved = (f"the state of {name}" for name, state, old in self._states if pickle.dumps(state()) != old)
 
-    def _grown(self) -> dict[int, object]:
-        """Lists and dicts that have changed their length, and those that had before."""
-        grown = [
-            p.place for p in self._places if isinstance(p.place, list | dict | set | deque) and len(p.place) != p.count
-        ]
-        return self._filled | {id(place): place for place in grown}
+        def other(old: object, new: object) -> bool:
+            counts = id(old) in ids or (old is not None and isinstance(old, PLAIN))
+            return counts and new is not None and not _alike(old, new, None)
+
+        return next(moved, None) or self._other(other)
+
+    def _other(self, differ: Callable[[Any, Any], bool]) -> str | None:
+        """The first name whose value differs from what it was."""
+        values = iter(self._values)
+        for owner, names, get, keys in zip(self._owners, self._labels, self._gets, self._keys, strict=True):
+            for name, key, old in zip(names, keys, islice(values, len(keys)), strict=True):
+                if differ(old, _value(get, key)):
+                    return f"{name} of {owner}"
+        return None
 
     def _keep(self) -> None:
-        # Flat, so that comparing them takes Python a single line.
-        growing, full = [p for p in self._places if not p.fixed], [p for p in self._places if p.keys]
-        self._holders, self._counts = [p.place for p in growing], [p.count for p in growing]
-        self._gets, self._keys = [p.get for p in full], [p.keys for p in full]
-        self._values = [value for p in full for value in p.values]
+        """Takes the present values for what they were, flat, so that comparing them takes Python a single line."""
+        self._counts = [*map(len, self._holders)]
+        self._values = [_value(get, key) for get, keys in zip(self._gets, self._keys, strict=True) for key in keys]
 
-    def _same(self) -> bool:
-        now = chain.from_iterable(map(map, self._gets, self._keys))
-        return list(map(len, self._holders)) == self._counts and all(map(is_, now, self._values))
-
-    def _note(
-        self,
-        place: Collection,
-        owner: str,
-        names: Callable[[Any], Iterable] = tuple,
-        get: Callable | None = None,
-        fixed: bool = False,
-    ) -> None:
-        fixed = fixed or isinstance(place, tuple)
-        self._places.append(Place(place, owner, names, get or place.get, fixed))
-
-    def _visit_all(self, things: Iterable[object]) -> None:
-        for thing in things:
-            if not isinstance(thing, (*PLAIN, Tensor)) and id(thing) not in self._seen:
+    def _look(self, roots: Iterable[object]) -> None:
+        self._owners, self._labels, self._gets, self._keys, self._holders = [], [], [], [], []
+        self._moving = [("Python's random numbers", random.getstate), ("NumPy's random numbers", np.random.get_state)]
+        self._seen: dict[int, object] = {}
+        self._classes: set[type] = set()
+        self.modules: list[nn.Module] = []
+        stack = [(root, "") for root in roots]
+        while stack:
+            thing, label = stack.pop()
+            if not isinstance(thing, (*PLAIN, Tensor)) and id(thing) not in self._seen and len(self._seen) < MANY:
                 self._seen[id(thing)] = thing
-                self._visit(thing)
+                stack += self._within(thing, label)
 
-    def _visit(self, thing: Any) -> None:
-        if isinstance(thing, nn.Module):
-            self._visit_module(thing)
-        elif isinstance(thing, FunctionType):
-            self._visit_function(thing)
-        elif isinstance(thing, MethodType):
-            self._visit_all([thing.__self__, thing.__func__])
-        elif isinstance(thing, partial):
-            self._visit_all([thing.func, *thing.args, *thing.keywords.values()])
-        elif isinstance(thing, property):
-            self._visit_all([thing.fget])
-        elif isinstance(thing, staticmethod | classmethod):
-            self._visit_all([thing.__func__])
-        elif isinstance(thing, type):
-            self._visit_class(thing)
-        elif isinstance(thing, ModuleType):
-            if is_users(thing.__name__):
-                self._note(vars(thing), thing.__name__, self._attributes)
-        elif isinstance(thing, GENERATORS):
-            self._drawn.append(_state_of(f"a {type(thing).__name__}", lambda: thing))
-        elif len(self._places) < MANY:
-            self._visit_parts(thing)
-            self._visit_object(thing)
+    def _note(self, owner: str, names: Iterable, get: Callable, keys: Iterable = ()) -> list[tuple[object, str]]:
+        """Notes those names whose values are compared; returns all values, and what they are called."""
+        names = list(names)
+        found = [(name, key, _value(get, key)) for name, key in zip(names, keys or names, strict=True)]
+        if kept := [(name, key) for name, key, value in found if isinstance(value, COMPARED)]:
+            self._owners.append(owner)
+            self._gets.append(get)
+            self._labels.append([name for name, _ in kept])
+            self._keys.append([key for _, key in kept])
+        return [(value, f"{name} of {owner}") for name, _, value in found]
 
-    def _visit_function(self, function: FunctionType) -> None:
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        if cells:
-            self._note(cells, function.__name__, get=lambda name: _contents(cells[name]))
+    def _within(self, thing: Any, label: str) -> Iterable[tuple[object, str]]:
+        """What lies in a thing, with what it is called."""
+        for kind, parts in LINKS.items():
+            if isinstance(thing, kind):
+                return [(part, label) for part in parts(thing)]
+        owner = f"a {type(thing).__name__}{label and f' ({label})'}"
+        if isinstance(thing, Iterator):
+            raise Untraceable(f"{owner} may be advanced: pass what it gives as a tensor argument")
+        if isinstance(thing, STATES):
+            self._moving.append((owner, partial(_state, thing)))
+        if isinstance(thing, dict):
+            return self._note(owner, islice(thing, LONG), thing.get)
+        if isinstance(thing, list):
+            return self._note(owner, range(min(len(thing), LONG)), thing.__getitem__)
+        if isinstance(thing, ModuleType):
+            names = self._named(vars(thing)) if is_users(thing.__name__) else ()
+            return self._note(thing.__name__, names, vars(thing).get)
+        if isinstance(thing, FunctionType):
+            return self._in_function(thing)
+        if isinstance(thing, type):
+            return self._in_class(thing)
+        return chain(self._in_class(type(thing)), self._in_object(thing))
+
+    def _in_function(self, function: FunctionType) -> Iterator[tuple[object, str]]:
+        name, code, cells = function.__name__, function.__code__, function.__closure__ or ()
+        yield from self._note(name, code.co_freevars, attrgetter("cell_contents"), cells)
         if is_users(function.__module__):
-            for code in codes_in(function.__code__):
-                self._names.update(code.co_names)
-                self._strings.update(constant for constant in code.co_consts if isinstance(constant, str))
-            self._note(vars(function), function.__name__)
-            self._note(("__defaults__", "__kwdefaults__"), function.__name__, get=partial(getattr, function))
-            self._note(function.__globals__, "the globals", self._named)
+            self._names.update(*(part.co_names for part in _codes(code)))
+            yield (function.__defaults__, function.__kwdefaults__), name
+            yield from self._note(name, self._named(vars(function)), vars(function).get)
+            yield from self._note("the globals", self._named(function.__globals__), function.__globals__.get)
 
-    def _visit_module(self, module: nn.Module) -> None:
-        kind, attributes = type(module), vars(module)
-        self.modules.append(module)
-        for holder in attributes.keys() & HOLDERS:
-            if isinstance(attributes[holder], dict):
-                self._note(attributes[holder], kind.__name__)
-        if is_foreign(kind):
-            # Names with an underscore are such a module's own business: caches, contexts.
-            public = [key for key in attributes if not key.startswith("_")]
-            containers = list | tuple | dict if _is_ours(kind) else ()
-            self._visit_all([attributes[key] for key in public if not isinstance(attributes[key], containers)])
-            kinds = PARTS | tuple if kind.__module__.startswith("torch.") else PARTS
-            parts = [key for key in public if isinstance(attributes[key], kinds)]
-            self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
-        if is_users(kind.__module__):
-            # Guides make containers of theirs anew at each call.
-            kinds = PARTS if is_a(kind, GUIDE) else object
-            self._note(attributes, kind.__name__, lambda found: self._own(found, kinds))
-        self._visit_class(kind)
-        self._visit_all([getattr(kind, "forward", None)])
-
-    def _visit_class(self, kind: type) -> None:
+    def _in_class(self, kind: type) -> Iterator[tuple[object, str]]:
+        libraries = [vars(base) for base in kind.__mro__ if not is_users(base.__module__)]
         for base in kind.__mro__:
-            if is_users(base.__module__) and base not in self._seen:
-                self._seen[base] = base
-                self._note(vars(base), base.__name__, partial(self._members, every=is_foreign(kind)))
+            if is_users(base.__module__) and base not in self._classes:
+                self._classes.add(base)
+                # What a library's base has as well it may call.
+                called = [n for n in vars(base) if n[:2] != "__" and any(n in library for library in libraries)]
+                yield from self._note(base.__name__, {*self._named(vars(base)), *called}, vars(base).get)
 
-    def _visit_parts(self, thing: Any) -> None:
-        """What lies in a container."""
-        owner, filled = f"a {type(thing).__name__}", id(thing) in self._filled
-        if isinstance(thing, dict | MappingProxyType):
-            keys = list(islice(thing, LONG)) if filled else ()
-            self._note(thing, owner, lambda found: keys or list(islice(found, LONG)), fixed=filled)
-        elif filled:
-            return
-        elif isinstance(thing, set | frozenset):
-            self._note(thing, owner, lambda found: list(islice(found, LONG)), lambda key: key in thing)
-        elif isinstance(thing, list | tuple | deque):
-            self._note(thing, owner, lambda found: range(min(len(found), LONG)), partial(getitem, thing))
-        elif isinstance(thing, np.ndarray) and thing.nbytes <= BYTES:
-            self._note(("values",), owner, get=lambda name: thing.tobytes())
+    def _in_object(self, thing: Any) -> Iterator[tuple[object, str]]:
+        kind, held, names = type(thing), getattr(thing, "__dict__", {}), []
+        if is_users(kind.__module__) or kind.__module__ in SETTINGS:  # attributes may shadow those of the class
+            names = self._named(held, *(vars(base) for base in kind.__mro__ if is_users(base.__module__)))
+        elif "messenger" in kind.__module__:  # Pyro's handlers
+            names = list(held)
+        elif kind.__module__.partition(".")[0] == OURS and not isinstance(thing, nn.Module):
+            yield from ((part, "") for part in held.values())
+        elif isinstance(thing, nn.Module):  # guides make containers anew at each call
+            names = [n for n, part in held.items() if n[0] != "_" and not isinstance(part, list | tuple | dict)]
+        if isinstance(thing, nn.Module):
+            self.modules.append(thing)
+            names = {*names, "training", "forward"}
+            for holder in [held[name] for name in HOLDERS if isinstance(held.get(name), dict)]:
+                self._holders.append(holder)
+                yield from self._note(kind.__name__, holder, holder.get)
+        yield from self._note(kind.__name__, names, held.get)
 
-    def _visit_object(self, thing: Any) -> None:
-        kind, attributes = type(thing), getattr(thing, "__dict__", {})
-        if isinstance(thing, Distribution | Transform) or is_a(kind, HANDLER) or kind.__module__.startswith("torch."):
-            parts = [key for key in attributes if isinstance(attributes[key], PARTS | tuple)]
-            self._note(attributes, kind.__name__, lambda found: parts, fixed=True)
-            self._visit_all(list(attributes.values()))
-        elif _is_ours(kind) or is_a(kind, REPARAM):  # holds functions of users
-            self._visit_all(list(attributes.values()))
-        elif not is_known(kind.__module__) or kind.__module__ in SETTINGS:
-            self._note(attributes, kind.__name__, tuple if is_foreign(kind) else self._attributes)
-            slots = [name for base in kind.__mro__ for name in _listed(vars(base).get("__slots__", ()))]
-            if slots:
-                self._note(slots, kind.__name__, self._attributes, lambda name: getattr(thing, name, None))
-        self._visit_class(kind)
-
-    def _named(self, place: Collection[str]) -> set[str]:
-        return {name for name in self._names if name in place}
-
-    def _attributes(self, place: Collection[str]) -> set[str]:
-        every = not DYNAMIC.isdisjoint(self._names)
-        return {name for name in place if every or name in self._names or name in self._strings or name == "training"}
-
-    def _own(self, place: dict, kinds: Any) -> set[str]:
-        own = {name for name in self._attributes(place) - INTERNAL if not name.startswith("_pyro_")}
-        return {name for name in own if isinstance(place[name], kinds)}
-
-    def _members(self, place: Mapping[str, Any], every: bool) -> set[str]:
-        """Of a class: what is named, and the methods that Python, or a base of others, calls by itself."""
-        methods = {key for key, value in place.items() if isinstance(value, FunctionType | staticmethod | classmethod)}
-        called = {key for key in methods - ASIDE if every or key.startswith("__")}
-        return {key for key in self._attributes(place) if not key.startswith("__")} | called
+    def _named(self, *places: Mapping[str, Any]) -> list[str]:
+        return sorted(name for name in self._names if any(name in place for place in places))
 
 
-def _items(place: Place) -> Iterable[tuple[Any, object]]:
-    return zip(place.keys, place.values, strict=True)
-
-
-def _is_ours(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == OURS
-
-
-def _state_of(generator: str, state: Callable[[], object]) -> Place:
-    place = Place(("state",), generator, tuple, lambda name: pickle.dumps(state()), fixed=True)
-    place.keep()
-    return place
-
-
-def _listed(slots: str | Iterable[str]) -> Iterable[str]:
-    return (slots,) if isinstance(slots, str) else slots
-
-
-def _contents(cell: Any) -> object:
+def _value(get: Callable[[Any], Any], key: Any) -> Any:
     try:
-        return cell.cell_contents
-    except ValueError:  # not yet filled
-        return None
+        return get(key)
+    except (IndexError, ValueError):
+        return GONE
+
+
+def _alike(old: object, new: object, read: set[int] | None) -> bool:
+    if old is GONE or new is GONE:
+        return True
+    if old is new or type(old) is not type(new):
+        return old is new
+    if isinstance(old, Tensor):
+        return read is not None and id(old) not in read and kind_of(old) == kind_of(new)
+    return isinstance(old, PLAIN) and bool(old == new)
+
+
+def _state(thing: Any) -> object:
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes() if thing.nbytes <= BYTES else None
+    if isinstance(thing, ContextVar):
+        return value if isinstance(value := thing.get(None), PLAIN) else None
+    return thing
+
+
+def is_users(module: str | None) -> bool:
+    """Whether it is a module that a user may be working on: none of those above, and none that was installed."""
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    known = (module or "").partition(".")[0] in KNOWN
+    return not known and "site-packages" not in file and "dist-packages" not in file
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions within."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)

@@ -123,9 +123,17 @@ class TracedLoss:
     def __init__(self, function: Callable[..., Tensor], parameters: Iterable[Tensor], *, audit: int = EVERY) -> None:
         check_counts("TracedLoss", {"audit": 0}, audit=audit)
         self.function, self.parameters, self.audit = function, list(parameters), audit
-        self._watch, self._changes = Watch(function), 0
         self._graphs: dict[Hashable, tuple[Graph, Audit] | None] = {}
-        self._failures = 0
+        self._failures = self._changes = 0
+        self._watch = self._look()
+
+    def _look(self) -> Watch | None:
+        """Notes what the function reads; None where that cannot be, and there are no graphs."""
+        try:
+            return Watch(self.function)
+        except Untraceable:
+            self._failures = FAILURES
+            return None
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         """The loss of a batch."""
@@ -138,8 +146,8 @@ class TracedLoss:
 
     def _graph(self, key: Hashable, given: tuple, inputs: list[Tensor]) -> Graph | None:
         """The graph for batches of a shape, None where the function is run."""
-        if self._watch.changed():
-            self._watch, self._changes = Watch(self.function), self._changes + 1
+        if self._watch and self._watch.changed():
+            self._watch, self._changes = self._look(), self._changes + 1
             self._graphs.clear()
         kept = self._graphs.get(key)
         if kept is not None and not (kept[0].current and self._sound(*kept, inputs)):
@@ -147,7 +155,7 @@ class TracedLoss:
         tried = self._failures < FAILURES and self._changes < CHANGES
         if key not in self._graphs and len(self._graphs) < SHAPES and tried:
             self._graphs[key] = self._trace(given, inputs)
-            self._watch = Watch(self.function, before=self._watch)
+            self._watch = self._look()
         kept = self._graphs.get(key)
         return kept and kept[0]
 

@@ -215,7 +215,7 @@ class CompiledTrace_ELBO(Trace_ELBO):
             with pyro.validation_enabled(False):  # which branches on values
                 graph = capture(particles, inputs, grad=torch.is_grad_enabled())
             particles.forget_tensors()
-            after = Watch(*roots, read=(*graph.parameters, *graph.closed), before=watch)
+            after = Watch(*roots, read=(*graph.parameters, *graph.closed))
             return Step(graph, particles.params, after, retraces, audit)
         except Untraceable as error:
             self._refuse(error)
