@@ -4,6 +4,7 @@ import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 from functools import partial
@@ -88,12 +89,10 @@ class Watch:
 
     def changed(self) -> str | None:
         """What has changed, or None."""
-        try:
+        with suppress(IndexError, ValueError):  # of a list that is shorter now, of a cell that is empty
             now = chain.from_iterable(map(map, self._gets, self._keys))
             if [*map(len, self._holders)] == self._counts and all(map(is_, now, self._values)):
                 return None
-        except (IndexError, ValueError):  # of a list that is shorter now, of a cell that is empty
-            pass
         found = self._other(lambda old, new: not _alike(old, new, self._read))
         if found is None and [*map(len, self._holders)] != self._counts:
             return "the number of parts, parameters or hooks of a module"
