@@ -110,7 +110,7 @@ def fit(
             are kept as far as they went, as they are on KeyboardInterrupt.
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> def coin(flips):
         ...     heads = pyro.sample("heads", dist.Beta(1.0, 1.0))
         ...     with pyro.plate("flips", len(flips)):

@@ -64,14 +64,14 @@ class LowerTriangular(FlowTransform):
         self.rank, self.relative = rank, spread is not None
         below = input_dim * (input_dim - 1) // 2
         self.sizes = [input_dim, input_dim, below, input_dim * rank]
-        first = initial_values(self, loc, scale if spread is None else scale / spread)
+        first = initial_values(self, loc, scale)
         self.register_buffer("places", _tril_places(input_dim).to(first.device), persistent=False)
         self.register_buffer("center", torch.zeros_like(first[:input_dim]))
         self.register_buffer("frame", torch.eye(input_dim).to(first))
         if spread is not None:
-            loc, log_scale = first.split(input_dim)
-            self.center, self.frame = loc, torch.diag(spread.to(first))
-            first = torch.cat([torch.zeros_like(loc), log_scale / PACE[1]])
+            self.center, self.frame = first[:input_dim].clone(), torch.diag(spread.to(first))
+            zero, log_ratio = initial_values(self, 0.0, scale / spread).to(first).split(input_dim)
+            first = torch.cat([zero, log_ratio / PACE[1]])
         # P = 0 is a saddle point of P P^T: start beside it.
         rest = torch.cat([first.new_zeros(below), 0.01 * torch.randn(input_dim * rank).to(first)])
         self.params = Parameters(torch.cat([first, rest]), context_dim, hidden_dims, activation)
