@@ -73,7 +73,7 @@ def stopped_at(step: int, error: type[BaseException] | None = None) -> Callable:
 @pytest.mark.filterwarnings("ignore:fit. ")
 @pytest.mark.parametrize(
     ("error", "objective"),
-    [(None, None), (ValueError, None), (KeyboardInterrupt, Annealed)],
+    [(None, None), pytest.param(ValueError, None, marks=pytest.mark.slow), (KeyboardInterrupt, Annealed)],
     ids=["stop", "error", "^C"],
 )
 def test_a_fit_goes_on_in_the_same_process(
@@ -99,6 +99,7 @@ def test_a_fit_goes_on_in_the_same_process(
     assert_close(resumed[1:], whole[1:], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit. ")
 def test_a_guide_that_was_given_starts_from_where_it_stood_at_first(tmp_path: Path) -> None:
     guides = [AutoFlow(normal, SMALL).setup(torch.ones(2)) for _ in range(2)]

@@ -125,6 +125,7 @@ def test_probabilities_of_categories_add_up_to_one(noise: Callable | None) -> No
         assert_close(found, seen, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_learns_a_correlated_pair_of_categories() -> None:
     torch.manual_seed(0)
     table = torch.tensor([0.3, 0.02, 0.02, 0.02, 0.02, 0.3, 0.02, 0.28, 0.02])

@@ -142,6 +142,7 @@ def test_restarts_differ(make: Callable) -> None:
         assert ours == pytest.approx(starts(Trace_ELBO()))
 
 
+@pytest.mark.slow
 def test_the_first_step_does_not_reuse_the_noise_of_the_start() -> None:
     def guide(y: Tensor) -> None:
         pyro.sample("z", dist.Normal(pyro.param("loc", lambda: torch.randn(())), 1.0))
@@ -157,7 +158,7 @@ def test_the_first_step_does_not_reuse_the_noise_of_the_start() -> None:
     assert np.mean(losses) == pytest.approx(0.5, abs=0.2)  # with the same noise: 1.5
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_failing_factorisation_raises(compile: bool) -> None:
     def model(covariance: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(0.0, 1.0))

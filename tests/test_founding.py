@@ -114,7 +114,7 @@ def leaky_couplings(input_dim: int) -> Compose:
     return Compose([Coupling(input_dim, AffineBijector(), mask=mask, net=net) for mask in masks])
 
 
-@pytest.mark.parametrize("flow", [three_mafs, leaky_couplings])
+@pytest.mark.parametrize("flow", [three_mafs, pytest.param(leaky_couplings, marks=pytest.mark.slow)])
 def test_moons(flow: type) -> None:
     rows, fresh = (make_moons(10_000, noise=0.05, random_state=seed)[0] for seed in (0, 1))
     density = FlowDensity(flow, epochs=40, batch_size=500, lr=0.01, random_state=0).fit(rows)

@@ -236,7 +236,11 @@ def test_two_flows_share_a_model() -> None:
     assert [part.latent_dim for part in guide] == [3, 18]
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(recipe, marks=[pytest.mark.slow] * (name in ("realnvp", "nsf"))) for name, recipe in RECIPES.items()],
+    ids=RECIPES,
+)
 def test_plain_svi_recovers_a_conjugate_posterior(recipe: Callable) -> None:
     x = torch.linspace(-1.0, 2.0, 8)
     design, sd = torch.stack([torch.ones(8), x], dim=-1), 0.5

@@ -60,7 +60,7 @@ def assert_bijector(name: str, inverse: bool) -> None:
     assert_same_gradients(loss, [z, raw])
 
 
-@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("inverse", [pytest.param(False, marks=pytest.mark.slow), True], ids=["forward", "inverse"])
 def test_gradients_of_a_spline(inverse: bool) -> None:
     name = next(name for name, make in BIJECTORS.items() if type(make()) is RQSpline)
     assert_bijector(name, inverse)
