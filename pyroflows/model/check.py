@@ -23,19 +23,25 @@ def check_model(model: Model, *args: object, **kwargs: object) -> poutine.Trace:
             run to run, or the log density is not finite at the start.
     """
     trace = trace_of(model, args, kwargs)
+    check_run(trace, model, args, kwargs)
+    return trace
+
+
+def check_run(trace: poutine.Trace, model: Model, args: tuple, kwargs: dict, *, whole: bool = True) -> None:
+    """The same for a run that was made; not ``whole`` where a guide can do with some rows of a subsampled plate."""
     if not any(latent_nodes(trace)):
         # The kinds of errors here are those of Pyro's guides.
         raise RuntimeError("expected a model with latent sites, got none: there is nothing to infer")
     for name, node in latent_nodes(trace):
         _check_varies(name, node, trace)
         _check_continuous(node)
-        _check_plates(name, node, trace)
+        if whole:
+            _check_plates(name, node, trace)
     _check_devices(trace)
     if not LatentSpace.of(trace).size:
         raise RuntimeError("expected a model with latent sites, got none but those that obs_mask says are observed")
     _check_supports(model, trace, args, kwargs)
     _check_density(trace)
-    return trace
 
 
 def started(init_loc_fn: Callable[[dict], Tensor], site: dict) -> Tensor:

@@ -1,0 +1,290 @@
+"""AutoPlateFlow: a guide with the structure of the model's plates."""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Size, Tensor
+from torch.distributions.utils import _sum_rightmost
+
+from ..arguments import check_counts
+from ..distributions import FlowDistribution
+from ..infer.nested.sites import expanded
+from ..infer.nested.start import nested_laplace
+from ..model.check import started
+from ..model.row_joint import RowJoint
+from ..model.structure import RowSite, Structure
+from ..model.latent_space import Site
+from ..seeds import seeded
+from ..transforms import Compose, FlowTransform, LowerTriangular
+from .init import init_to_prior, prior_spread
+from .row_distribution import RowDistribution
+from .row_form import Given, RowForm
+
+# Numbers of draws of all latents that are made unasked.
+NUMBERS = 50_000_000
+
+
+class AutoPlateFlow(AutoGuide):
+    """A guide that follows the model's plates: a vector of globals, and the latents of each row given these.
+
+    It is for models in which the rows of a plate have latents of their own and are independent given the latents
+    outside: groups with effects, persons with abilities, hierarchies. Its cost is linear in the rows. Which latents
+    these are is read off the model, and printed by :attr:`structure`.
+
+    The globals are a Gaussian, or a flow. The latents of a row are its prior at the drawn globals times a Gaussian of
+    the row's data, with a bend in each dimension; see :class:`~pyroflows.guides.row_form.RowForm`. Where rows have data
+    that are normal given their latents, this is exact. The guide starts at a nested Laplace approximation, found when
+    it is set up, which is good enough for many models without any training. It works wherever Pyro takes a guide: SVI
+    with any ELBO, Predictive, particles in parallel, plates with ``subsample_size``.
+
+    Args:
+        model: a Pyro model with continuous latents.
+        plate: name of the rows' plate, one around latents that is entered by ``with``; None takes a subsampled one, or
+            else the plate that leaves the fewest numbers for globals and one row together.
+        flow: makes a flow for the globals from their number, before an affine map; None for the affine map alone.
+        init_loc_fn: from where the start is searched.
+        hidden: width of the network through which the sites of the rows move with the globals.
+        path: take the gradient of the ELBO through the draws alone, see :class:`~pyroflows.FlowDistribution`.
+        create_plates: as for any of Pyro's guides.
+
+    Raises:
+        ValueError: when set up, if there is no such plate, its rows are not independent given the globals, or the
+            model is none that a guide can be right for, see :class:`~pyroflows.guides.AutoFlow`.
+
+    References:
+        Automatic Structured Variational Inference. Ambrogioni et al., 2021. https://arxiv.org/abs/2002.00643
+        Embedded-model Flows. Silvestri et al., 2022. https://arxiv.org/abs/2110.06021
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        ...     with pyro.plate("group", len(y)):
+        ...         effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+        ...         pyro.sample("y", dist.Normal(effect, 1.0), obs=y)
+        >>> guide = AutoPlateFlow(model).setup(torch.arange(6.0))
+        >>> print(guide.structure)
+        globals: mean (1); 1 numbers
+        rows of plate 'group': 6; in each effect (1); 1 numbers
+        >>> {name: tuple(value.shape) for name, value in guide(torch.arange(6.0)).items()}
+        {'mean': (), 'effect': (6,)}
+    """
+
+    joint: RowJoint
+
+    def __init__(
+        self,
+        model: Callable,
+        plate: str | None = None,
+        *,
+        flow: Callable[[int], FlowTransform] | None = None,
+        init_loc_fn: Callable = init_to_prior,
+        hidden: int = 16,
+        path: bool = True,
+        create_plates: Callable | None = None,
+    ) -> None:
+        if flow is not None and (isinstance(flow, FlowTransform) or not callable(flow)):
+            raise TypeError(
+                f"AutoPlateFlow expected flow to be a function of the number of globals, for example "
+                f"functools.partial(flows.realnvp, layers=4), got {type(flow).__name__}"
+            )
+        check_counts("AutoPlateFlow", {}, hidden=hidden)
+        super().__init__(InitMessenger(partial(started, init_loc_fn))(model), create_plates=create_plates)
+        self._raw = (model,)
+        self._make = (plate, flow, hidden)
+        self.path = path
+
+    @property
+    def structure(self) -> Structure:
+        """Which latents are global and which belong to rows; print it."""
+        self._check_ready()
+        return self.joint.structure
+
+    def setup(self, *args: object, **kwargs: object) -> "AutoPlateFlow":
+        """Reads the model's structure with its arguments, finds the start, makes the parameters; returns the guide."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        return self
+
+    def setup_on(self, joint: RowJoint) -> "AutoPlateFlow":
+        """The same for a model that was read already, as in another precision."""
+        with torch.no_grad():
+            super()._setup_prototype(*joint.args, **joint.kwargs)
+        try:
+            self._make_parameters(joint)
+        except BaseException:
+            self.prototype_trace = None
+            raise
+        return self
+
+    def _setup_prototype(self, *args: object, **kwargs: object) -> None:
+        if self._model is None:
+            raise RuntimeError("expected a guide with a model, got an unpickled one: set it up, then pickle it")
+        self.setup_on(RowJoint(self.model, args, kwargs, plate=self._make[0]))
+
+    @torch.inference_mode(False)
+    def _make_parameters(self, joint: RowJoint) -> None:
+        _, flow, hidden = self._make
+        self.joint, outer = joint, joint.structure.outer
+        with poutine.block(), torch.enable_grad():
+            start = nested_laplace(joint, prior_spread(outer, self.prototype_trace))
+            sites = expanded(joint, start)
+        loc, root = start.outer.loc, start.outer.scale_tril
+        affine = LowerTriangular(outer.size).to(loc).frame_(loc, root)
+        made = [] if flow is None else [flow(outer.size).to(loc)]
+        self.transform, self.form = Compose([*made, affine]), RowForm(sites, hidden)
+        self.register_buffer("loc", loc.clone())
+        self.register_buffer("root", root.clone())
+        self.value = start.value
+
+    def outer_posterior(self) -> FlowDistribution:
+        """The distribution of the globals, unconstrained."""
+        self._check_ready()
+        return FlowDistribution(None, self.transform, path=self.path)
+
+    def given(self, joint: RowJoint, g: Tensor, index: Tensor | None = None) -> Given:
+        """What the rows' conditional is given at globals ``(S, Dg)`` and, where there is a choice, rows ``(R,)``."""
+        w = torch.linalg.solve_triangular(self.root, (g - self.loc).mT, upper=False).mT
+        return Given(w, *joint.prior_parts(g, index), index)
+
+    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """Samples every site; called with the model's arguments."""
+        self.setup(*args, **kwargs)
+        joint, structure = self.joint.at(args, kwargs), self.structure
+        plates, index = self._plates(joint)
+        nesting = max(-frame.dim for frame in self._prototype_frames.values())
+        g = pyro.sample(f"_{self._pyro_name}_globals", self.outer_posterior(), infer={"is_auxiliary": True})
+        outer = _outer(g.shape[:-1], nesting)
+        flat = g.reshape(-1, g.shape[-1])
+        found = {}
+        for site in structure.outer.sites:
+            u = site.spread(flat[:, site.start : site.stop])
+            found[site.name] = self._site(site, site.transform(u), u, outer, nesting, plates)
+        posterior = RowDistribution(
+            self.form, self.given(joint, flat, index), outer, nesting if outer else -structure.dim, structure.dim,
+            path=self.path,
+        )
+        with plates[structure.plate]:
+            z = pyro.sample(f"_{self._pyro_name}_rows", posterior, infer={"is_auxiliary": True})
+        rows = z.reshape(len(flat), -1, structure.width)
+        for site in structure.inner:
+            u = site.spread(rows)
+            found[site.name] = self._site(site, site.transform(u), u, outer, nesting, plates)
+        return found
+
+    def _site(
+        self, site: Site | RowSite, value: Tensor, u: Tensor, outer: Size, nesting: int, plates: dict[str, pyro.plate]
+    ) -> Tensor:
+        """Samples a site of the model as a Delta at values ``(S, *shape)``, given their unconstrained numbers."""
+        ladj = site.transform.inv.log_abs_det_jacobian(value, u)
+        ladj = _sum_rightmost(ladj, ladj.dim() - value.dim() + site.event_dim)
+        lead = (*outer, *[1] * (nesting - len(site.plates))) if outer else ()
+        density = ladj.reshape((*lead, *ladj.shape[1:]))
+        delta = Delta(value.reshape((*lead, *value.shape[1:])), log_density=density, event_dim=site.event_dim)
+        with ExitStack() as stack:
+            for name in site.plates:
+                if name is not None:
+                    stack.enter_context(plates[name])
+            return pyro.sample(site.name, delta)
+
+    def _plates(self, joint: RowJoint) -> tuple[dict[str, pyro.plate], Tensor | None]:
+        """The plates, and which rows that of the rows has, None for all."""
+        structure, frames = self.structure, self._prototype_frames
+        if structure.is_subsampled and self.create_plates is None and self.master is None:
+            trace = poutine.block(poutine.trace(self._raw[0]).get_trace)(*joint.args, **joint.kwargs)
+            index = trace.nodes[structure.plate]["value"]  # of this call: as many as it asks for, or chosen outside
+            rows = pyro.plate(structure.plate, structure.rows, subsample=index, dim=structure.dim)
+            self._prototype_frames = {name: frame for name, frame in frames.items() if name != structure.plate}
+            try:
+                plates = {**self._create_plates(*joint.args, **joint.kwargs), structure.plate: rows}
+            finally:
+                self._prototype_frames = frames
+        else:
+            plates = self._create_plates(*joint.args, **joint.kwargs)
+        rows = plates[structure.plate]
+        if rows.size != structure.rows:
+            raise ValueError(
+                f"expected the plate {structure.plate!r} with the {structure.rows} rows that the guide was set up "
+                f"for, got {rows.size}: make a new guide"
+            )
+        return plates, rows.indices if structure.is_subsampled else None
+
+    def propose(
+        self, count: int, joint: RowJoint | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Given]:
+        """Draws of the globals ``(S, Dg)`` with their log density ``(S,)``, of rows ``(S, R, d)``, what these are given.
+
+        Args:
+            count: how many, ``S``.
+            joint: the model that gives the rows' priors; None for the one that the guide was set up with.
+            index: which rows; None for all.
+        """
+        g, log_q = self.outer_posterior().rsample_and_log_prob((count,))
+        given = self.given(self.joint if joint is None else joint, g, index)
+        return g, log_q, self.form.draw(given, torch.randn_like(given.pull)), given
+
+    @torch.no_grad()
+    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws ``num_samples`` values of every site, of shape ``(num_samples, *site.shape)``.
+
+        Args:
+            num_samples: how many.
+            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
+
+        Raises:
+            ValueError: if that is more than 50 million numbers, or the model sees some rows only.
+        """
+        check_counts("AutoPlateFlow", {}, num_samples=num_samples)
+        if num_samples * self.structure.size > NUMBERS:
+            raise ValueError(
+                f"expected at most {NUMBERS:,} numbers, got {num_samples} draws of {self.structure.size:,} latents: "
+                f"ask for fewer draws"
+            )
+        with seeded(seed, self.loc.device):
+            g, _, z, _ = self.propose(num_samples)
+            return self.structure.values(g, z)[0]
+
+    def median(self, *args: object, num_samples: int = 1000, **kwargs: object) -> dict[str, Tensor]:
+        """The median of every site, from samples in constrained space; model arguments are not needed."""
+        return {name: value.quantile(0.5, dim=0) for name, value in self.sample(num_samples, seed=0).items()}
+
+    def quantiles(
+        self, quantiles: list[float] | Tensor, *args: object, num_samples: int = 1000, **kwargs: object
+    ) -> dict[str, Tensor]:
+        """Quantiles of every site from samples, of shape ``(len(quantiles), *site.shape)``."""
+        levels = torch.as_tensor(quantiles)
+        return {k: v.quantile(levels.to(v), dim=0) for k, v in self.sample(num_samples, seed=0).items()}
+
+    def _check_ready(self) -> None:
+        if self.prototype_trace is None:
+            raise RuntimeError("expected a guide that is set up, got a new one: call guide.setup(*model_args)")
+
+    def __deepcopy__(self, memo: dict) -> "AutoPlateFlow":
+        """A copy for the same model, which is not copied."""
+        memo[id(self)] = made = type(self).__new__(type(self))
+        kept = {"_model": self._model, "_raw": self._raw, "joint": self.__dict__.get("joint"), "master": None}
+        left = {k: v for k, v in self.__dict__.items() if k not in kept}
+        made.__dict__.update(copy.deepcopy(left, memo))
+        made.__dict__.update(kept)
+        return made
+
+
+def _outer(batch: Size, nesting: int) -> Size:
+    """The shape of particles left of the dimensions of the model's plates; the empty one for a single draw."""
+    if math.prod(batch) == 1 and len(batch) <= nesting:
+        return Size()
+    if len(batch) <= nesting or any(size != 1 for size in batch[len(batch) - nesting :]):
+        raise ValueError(
+            f"expected particles in dimensions left of the model's {nesting} plates, got a batch {tuple(batch)}: set "
+            f"max_plate_nesting={nesting}, or leave it out"
+        )
+    return batch[: len(batch) - nesting]

@@ -1,0 +1,222 @@
+"""Which latents of a model are global and which belong to the rows of a plate, read off a run of it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints
+
+from .latent_space import LatentSpace
+from .sites import latent_nodes
+
+# More latents in a row than this are not held: each costs a pass backward, and a row a matrix of all of them.
+WIDEST = 64
+
+
+@dataclass(frozen=True)
+class RowSite:
+    """A latent site inside the plate of the rows, and how numbers of a row map to its values.
+
+    Args:
+        name: the name given to ``pyro.sample``.
+        support: the constraint of its values.
+        shape: shape of a value, plates first.
+        axis: the dimension of the rows in it, from the left.
+        plates: names of the plates, outermost first, None where there is none.
+        event_dim: how many of the last dimensions are one event.
+        start: its first place among the numbers of a row.
+        dtype: what its values were drawn in.
+    """
+
+    name: str
+    support: constraints.Constraint
+    shape: torch.Size
+    axis: int
+    plates: tuple[str | None, ...]
+    event_dim: int
+    start: int
+    dtype: torch.dtype
+
+    @property
+    def transform(self) -> Transform:
+        """Maps unconstrained numbers to the support."""
+        return biject_to(self.support)
+
+    @property
+    def inner(self) -> torch.Size:
+        """Shape of a row's unconstrained numbers."""
+        whole = self.transform.inverse_shape(self.shape)
+        return torch.Size([*whole[: self.axis], *whole[self.axis + 1 :]])
+
+    @property
+    def size(self) -> int:
+        """How many numbers a row has of it."""
+        return math.prod(self.inner)
+
+    @property
+    def columns(self) -> slice:
+        """Its places among the numbers of a row."""
+        return slice(self.start, self.start + self.size)
+
+    def place(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``(..., *shape)`` and their log-dets ``(..., R)``, given all numbers of rows ``(..., R, d)``."""
+        lead, u = z.dim() - 2, self.spread(z)
+        value = self.transform(u)
+        ladj = self.transform.log_abs_det_jacobian(u, value).movedim(lead + self.axis, lead)
+        return value, ladj.reshape((*ladj.shape[: lead + 1], -1)).sum(-1)
+
+    def spread(self, z: Tensor) -> Tensor:
+        """Its unconstrained numbers in the order of its values, given all numbers of rows ``(..., R, d)``."""
+        lead = z.dim() - 2
+        return z[..., self.columns].reshape(z.shape[:-1] + self.inner).movedim(lead, lead + self.axis)
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The numbers ``(..., R, size)`` of values ``(..., *shape)``."""
+        lead = value.dim() - len(self.shape)
+        u = self.transform.inv(value).movedim(lead + self.axis, lead)
+        return u.reshape((*u.shape[: lead + 1], self.size))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The latents of a model as a vector of globals and the rows of one plate.
+
+    Args:
+        plate: name of the plate.
+        rows: how many rows it has.
+        seen: how many of them a run sees.
+        dim: the plate's dimension, from the right.
+        outer: the latents outside of the plate.
+        inner: those inside, in the order of the model.
+        start: where they start, of shape ``(seen, d)``.
+    """
+
+    plate: str
+    rows: int
+    seen: int
+    dim: int
+    outer: LatentSpace
+    inner: tuple[RowSite, ...]
+    start: Tensor
+
+    @classmethod
+    def of(cls, trace: poutine.Trace, plate: str | None = None) -> "Structure":
+        """Reads it off a run of the model; without a name the plate that leaves the fewest numbers together.
+
+        Raises:
+            ValueError: if there is no such plate with latents inside, or what is inside cannot be held.
+        """
+        nodes = dict(latent_nodes(trace))
+        plates = _sizes(nodes.values())
+        if plate is not None and plate not in plates:
+            raise ValueError(
+                f"expected the name of a plate with latents inside, got {plate!r}: the model has "
+                f"{', '.join(map(repr, plates)) or 'none'}; rows are those of a with statement, with pyro.plate(...)"
+            )
+        if not plates:
+            raise ValueError(
+                "expected a model with latents inside of a plate, got none: put those of each row into "
+                "with pyro.plate(name, rows), or take AutoFlow"
+            )
+        space = LatentSpace.of(trace)
+        if space.held:
+            raise ValueError(
+                f"expected latents without obs_mask in a guide of rows, got {', '.join(map(repr, space.held))}: take "
+                f"AutoFlow, or fit(..., plates=False)"
+            )
+        plate = plate or min(plates, key=lambda name: _together(name, nodes.values(), space))
+        return cls._at(plate, trace, space)
+
+    @classmethod
+    def _at(cls, plate: str, trace: poutine.Trace, space: LatentSpace) -> "Structure":
+        inner, parts, outer, start = [], [], [], 0
+        for site in space.sites:
+            node = trace.nodes[site.name]
+            frame = _frame(node, plate)
+            if frame is None:
+                outer.append(replace(site, start=outer[-1].stop if outer else 0))
+                continue
+            axis = len(site.shape) - site.event_dim + frame.dim
+            row = RowSite(
+                site.name, site.support, site.shape, axis, site.plates, site.event_dim, start, site.dtype
+            )
+            inner.append(row)
+            parts.append(row.rows(node["value"].detach()))
+            start += row.size
+        if start > WIDEST:
+            raise ValueError(
+                f"expected at most {WIDEST} latents in a row of plate {plate!r}, got {start}: name another plate, or "
+                f"take AutoFlow"
+            )
+        frame = _frame(trace.nodes[inner[0].name], plate)
+        rows = int(frame.size if frame.full_size is None else frame.full_size)
+        values = {site.name: trace.nodes[site.name]["value"].detach() for site in outer}
+        if not outer:
+            raise ValueError(
+                f"expected latents outside of the plate {plate!r}, got none: its rows are independent, one model each"
+            )
+        space = LatentSpace(outer, values)
+        return cls(plate, rows, int(frame.size), frame.dim, space, tuple(inner), torch.cat(parts, -1))
+
+    @property
+    def width(self) -> int:
+        """How many latents a row has."""
+        return sum(site.size for site in self.inner)
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether a run of the model sees some rows only."""
+        return self.seen < self.rows
+
+    @property
+    def size(self) -> int:
+        """How many latents there are."""
+        return self.outer.size + self.rows * self.width
+
+    def values(self, g: Tensor, z: Tensor) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """Values by name, given globals ``(..., Dg)`` and rows ``(..., R, d)``.
+
+        Returns:
+            The values; the log-det of the globals ``(...)``; those of the rows' sites, ``(..., R)`` by name.
+        """
+        values, ladj = self.outer.constrain(g)
+        ladjs = {}
+        for site in self.inner:
+            values[site.name], ladjs[site.name] = site.place(z)
+        return values, ladj, ladjs
+
+    def vectors(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The inverse: globals ``(..., Dg)`` and rows ``(..., R, d)`` of values by name."""
+        return self.outer.unconstrain(values)[0], torch.cat([site.rows(values[site.name]) for site in self.inner], -1)
+
+    def __str__(self) -> str:
+        seen = f", {self.seen} of them in a run" if self.is_subsampled else ""
+        outer = ", ".join(f"{site.name} ({site.size})" for site in self.outer.sites)
+        inner = ", ".join(f"{site.name} ({site.size})" for site in self.inner)
+        return (
+            f"globals: {outer}; {self.outer.size} numbers\n"
+            f"rows of plate {self.plate!r}: {self.rows}{seen}; in each {inner}; {self.width} numbers"
+        )
+
+
+def _frame(node: dict, plate: str) -> object | None:
+    """The plate around a site, if it is a dimension of its values."""
+    return next((f for f in node["cond_indep_stack"] if f.name == plate and f.vectorized), None)
+
+
+def _sizes(nodes: Iterable[dict]) -> dict[str, int]:
+    """The plates around latents by name, with their sizes."""
+    return {f.name: int(f.size) for node in nodes for f in node["cond_indep_stack"] if f.vectorized and f.size > 1}
+
+
+def _together(plate: str, nodes: Iterable[dict], space: LatentSpace) -> float:
+    """About how many numbers have to be seen at once if a plate's rows are taken one by one; subsampled ones first."""
+    frames = {node["name"]: _frame(node, plate) for node in nodes}
+    inside = sum(site.size for site in space.sites if frames[site.name] is not None)
+    frame = next(frame for frame in frames.values() if frame is not None)
+    if frame.full_size not in (None, frame.size):
+        return -math.inf
+    return space.size - inside + inside / frame.size
