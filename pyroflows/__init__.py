@@ -7,10 +7,10 @@ from .distributions import FlowDistribution
 from .fitting.calibrate import calibrate
 from .fitting.calibration import Calibration
 from .fitting.fit import fit
-from .guides import AutoFlow, FlowEncoder, GuidePrior
+from .guides import AutoFlow, AutoPlateFlow, FlowEncoder, GuidePrior
 from .laws import check_bijector, check_transform
 from .model.log_joint import log_joint
-from .posterior import Posterior, Refined
+from .posterior import PlatePosterior, Posterior, Refined
 from .svi import CompiledSVI, CompiledTrace_ELBO, FlowELBO
 from .vae import VAE, FlowPrior, NormalPrior
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "AutoFlow",
+    "AutoPlateFlow",
     "Calibration",
     "CompiledSVI",
     "CompiledTrace_ELBO",
@@ -31,6 +32,7 @@ __all__ = [
     "FlowPrior",
     "GuidePrior",
     "NormalPrior",
+    "PlatePosterior",
     "Posterior",
     "Refined",
     "bijectors",

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..arguments import check_counts
 from ..flows import with_tails
-from ..guides import AutoFlow, init_to_prior
+from ..guides import AutoFlow, AutoPlateFlow, init_to_prior
 from ..infer import Objective, best_start, polish
-from ..posterior import Posterior
+from ..posterior import PlatePosterior, Posterior
 from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
-from .options import check_arguments, check_options
+from .by_plate import PlateFit, judged_by_plate, planned
+from .options import check_arguments, check_options, check_plates
 from .problem import Options, Problem
 from .start import Start
 from .verdict import better_of, judged
@@ -29,7 +30,8 @@ def fit(
     model: Callable,
     *args: object,
     flow: Callable[[int], FlowTransform] = with_tails,
-    guide: AutoFlow | None = None,
+    guide: AutoFlow | AutoPlateFlow | None = None,
+    plates: bool | str | None = None,
     init_loc_fn: Callable = init_to_prior,
     init_scale: float | Tensor = 1.0,
     base: Any = None,
@@ -48,10 +50,15 @@ def fit(
     checkpoint: str | Path | None = None,
     progress: bool = True,
     **kwargs: object,
-) -> Posterior:
+) -> Posterior | PlatePosterior:
     """Fits a normalizing flow to the posterior of a Pyro model by stochastic variational inference.
 
-    Three stages, each from where the one before ended: a Gaussian that is roughly right, found by L-BFGS paths and
+    A model in which the rows of a plate have latents of their own, independent given the latents outside, is fitted by
+    :class:`~pyroflows.AutoPlateFlow`, which follows the plate: from a nested Laplace approximation, and by steps of
+    training only where the weights of its draws ask for some. Any other one is fitted jointly, by one flow over all
+    latents.
+
+    Then there are three stages, each from where the one before ended: a Gaussian that is roughly right, found by L-BFGS paths and
     batch-and-match and chosen by its ELBO; the best full-rank Gaussian, by gradient steps; and a flow in the
     coordinates which that Gaussian whitens. The last stops early when the ELBO no longer rises or the log weights no
     longer spread, after a decay of the learning rate; the answer is an average of the last iterates.
@@ -60,9 +67,11 @@ def fit(
         model: a Pyro model with continuous latents; it need not be vectorised over particles.
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
+        plates: None follows a plate where the model has 50 latents or more, or one is subsampled, and the options
+            below are left as they are; True or the name of a plate asks for it, and False for one joint flow.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
-            all of it. It is changed, and with it what an earlier posterior that holds it draws; fit a copy to keep
-            that one. The next five arguments and ``flow`` are for new ones.
+            all of it; or an ``AutoPlateFlow``. It is changed, and with it what an earlier posterior that holds it draws;
+            fit a copy to keep that one. The next five arguments and ``flow`` are for new ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.
@@ -123,6 +132,14 @@ def fit(
     check_options(precision, compile, lr=lr, tolerance=tolerance, guide=guide, objective=objective)
     check_arguments(model, kwargs, inspect.signature(fit).parameters)
     listener, saved = Listener("fit", callback), Checkpoint("fit", checkpoint)
+    usual = noncentered is base is objective is None and modes == 1 and flow is with_tails and guide is None
+    usual = usual and start is best_start and full_rank is polish and init_scale == 1.0
+    check_plates(plates, guide, usual)
+    if isinstance(guide, AutoPlateFlow) or plates or (plates is None and usual):
+        by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
+        if by_plate is not None:
+            made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress).run(listener, saved)
+            return judged_by_plate(made)
     options = Options(
         flow=flow,
         guide=guide,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..flows.linear import FULL_RANK_LIMIT
-from ..guides import AutoFlow
+from ..guides import AutoFlow, AutoPlateFlow
 from ..model import LatentSpace, LogJoint, Model
 from ..model.sites import trace_of
 
@@ -34,10 +34,25 @@ def check_options(
         raise ValueError(f"fit expected a learning rate lr > 0, got {lr!r}")
     if not tolerance >= 0:
         raise ValueError(f"fit expected tolerance >= 0, got {tolerance!r}")
-    if not isinstance(guide, AutoFlow | None):
-        raise TypeError(f"fit expected guide to be an AutoFlow, got {type(guide).__name__}: train others with SVI")
+    if not isinstance(guide, AutoFlow | AutoPlateFlow | None):
+        raise TypeError(
+            f"fit expected guide to be an AutoFlow or AutoPlateFlow, got {type(guide).__name__}: train others with SVI"
+        )
     if not (objective is None or callable(objective)):
         raise TypeError(f"fit expected objective to be None or one of pyroflows.infer.objectives, got {objective!r}")
+
+
+def check_plates(plates: bool | str | None, guide: object, usual: bool) -> None:
+    """Raises unless ``plates`` is of a kind that is known, and goes with the other options."""
+    if not isinstance(plates, bool | str | None):
+        raise TypeError(f"fit expected plates to be None, True, False or the name of a plate, got {plates!r}")
+    if plates and not usual:
+        raise ValueError(
+            f"fit expected plates={plates!r} without a flow, guide, base, objective, modes, start, full_rank, "
+            f"noncentered or init_scale, which are for one flow over all latents: leave these out, or plates"
+        )
+    if plates is False and isinstance(guide, AutoPlateFlow):
+        raise ValueError("fit expected plates=False without a guide by plate, got an AutoPlateFlow: leave plates out")
 
 
 def check_arguments(model: Callable, kwargs: dict[str, object], options: Iterable[str], caller: str = "fit") -> None:

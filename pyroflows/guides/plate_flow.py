@@ -17,7 +17,8 @@ from torch.distributions.utils import _sum_rightmost
 
 from ..arguments import check_counts
 from ..distributions import FlowDistribution
-from ..infer.nested.sites import expanded
+from ..infer import Gaussian
+from ..infer.nested.sites import Expanded, expanded
 from ..infer.nested.start import nested_laplace
 from ..model.check import started
 from ..model.row_joint import RowJoint
@@ -98,7 +99,9 @@ class AutoPlateFlow(AutoGuide):
                 f"functools.partial(flows.realnvp, layers=4), got {type(flow).__name__}"
             )
         check_counts("AutoPlateFlow", {}, hidden=hidden)
-        super().__init__(InitMessenger(partial(started, init_loc_fn))(model), create_plates=create_plates)
+        init = partial(started, init_loc_fn)
+        super().__init__(InitMessenger(init)(model), create_plates=create_plates)
+        self._init = init
         self._raw = (model,)
         self._make = (plate, flow, hidden)
         self.path = path
@@ -129,22 +132,61 @@ class AutoPlateFlow(AutoGuide):
     def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         if self._model is None:
             raise RuntimeError("expected a guide with a model, got an unpickled one: set it up, then pickle it")
-        self.setup_on(RowJoint(self.model, args, kwargs, plate=self._make[0]))
+        self.setup_on(self.read(args, kwargs))
 
     @torch.inference_mode(False)
     def _make_parameters(self, joint: RowJoint) -> None:
-        _, flow, hidden = self._make
-        self.joint, outer = joint, joint.structure.outer
-        with poutine.block(), torch.enable_grad():
-            start = nested_laplace(joint, prior_spread(outer, self.prototype_trace))
+        outer = joint.structure.outer
+        with poutine.block():
+            start = nested_laplace(joint, prior_spread(outer, self.prototype_trace).to(outer.start))
             sites = expanded(joint, start)
-        loc, root = start.outer.loc, start.outer.scale_tril
-        affine = LowerTriangular(outer.size).to(loc).frame_(loc, root)
-        made = [] if flow is None else [flow(outer.size).to(loc)]
+        self._assemble(joint, start.outer, sites)
+
+    def _assemble(self, joint: RowJoint, around: Gaussian, sites: Expanded) -> None:
+        _, flow, hidden = self._make
+        self.joint, size = joint, joint.structure.outer.size
+        affine = LowerTriangular(size).to(around.loc).frame_(around.loc, around.scale_tril)
+        made = [] if flow is None else [flow(size).to(around.loc)]
         self.transform, self.form = Compose([*made, affine]), RowForm(sites, hidden)
-        self.register_buffer("loc", loc.clone())
-        self.register_buffer("root", root.clone())
-        self.value = start.value
+        self.register_buffer("loc", around.loc.clone())
+        self.register_buffer("root", around.scale_tril.clone())
+
+    def read(self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None) -> RowJoint:
+        """The model at these arguments as terms of its rows."""
+        return RowJoint(self.bare_model, args, kwargs, plate=self._make[0], dtype=dtype, init_loc_fn=self._init)
+
+    def setup_from(self, joint: RowJoint, state: dict[str, Tensor]) -> "AutoPlateFlow":
+        """The same with the numbers of a guide that was set up before, its ``state_dict()``, and no search for a start.
+
+        Raises:
+            ValueError: if they are of another structure.
+        """
+        with torch.no_grad():
+            super()._setup_prototype(*joint.args, **joint.kwargs)
+        names = ("centre", "root", "slopes", "unit")
+        try:
+            sites = Expanded(*(state[f"form.{name}"] for name in names))
+            self._assemble(joint, Gaussian(state["loc"], state["root"]), sites)
+            self.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            self.prototype_trace = None
+            raise ValueError(
+                f"expected the numbers of a guide of this structure, with {joint.structure.rows} rows and "
+                f"{joint.structure.outer.size} globals, got others: {error}"
+            ) from error
+        return self
+
+    def bend(self, flow: Callable[[int], FlowTransform]) -> "AutoPlateFlow":
+        """Puts a flow for the globals before the affine map, unless there is one; at the identity nothing changes."""
+        self._check_ready()
+        if len(self.transform) == 1:
+            self.transform = Compose([flow(self.structure.outer.size).to(self.loc), self.transform[0]])
+        return self
+
+    @property
+    def bare_model(self) -> Callable:
+        """The model as it was given."""
+        return self._raw[0]
 
     def outer_posterior(self) -> FlowDistribution:
         """The distribution of the globals, unconstrained."""
@@ -170,7 +212,11 @@ class AutoPlateFlow(AutoGuide):
             u = site.spread(flat[:, site.start : site.stop])
             found[site.name] = self._site(site, site.transform(u), u, outer, nesting, plates)
         posterior = RowDistribution(
-            self.form, self.given(joint, flat, index), outer, nesting if outer else -structure.dim, structure.dim,
+            self.form,
+            self.given(joint, flat, index),
+            outer,
+            nesting if outer else -structure.dim,
+            structure.dim,
             path=self.path,
         )
         with plates[structure.plate]:
@@ -221,7 +267,7 @@ class AutoPlateFlow(AutoGuide):
     def propose(
         self, count: int, joint: RowJoint | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Given]:
-        """Draws of the globals ``(S, Dg)`` with their log density ``(S,)``, of rows ``(S, R, d)``, what these are given.
+        """Draws of globals ``(S, Dg)`` with their log density ``(S,)``, of rows ``(S, R, d)``, and what these are given.
 
         Args:
             count: how many, ``S``.
@@ -230,7 +276,7 @@ class AutoPlateFlow(AutoGuide):
         """
         g, log_q = self.outer_posterior().rsample_and_log_prob((count,))
         given = self.given(self.joint if joint is None else joint, g, index)
-        return g, log_q, self.form.draw(given, torch.randn_like(given.pull)), given
+        return g, log_q, self.form.at(given).draw(torch.randn_like(given.pull)), given
 
     @torch.no_grad()
     def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:

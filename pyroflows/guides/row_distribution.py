@@ -27,9 +27,7 @@ class RowDistribution(TorchDistribution):
     support = constraints.real_vector
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(
-        self, form: RowForm, given: Given, outer: Size, nesting: int, dim: int, *, path: bool = True
-    ) -> None:
+    def __init__(self, form: RowForm, given: Given, outer: Size, nesting: int, dim: int, *, path: bool = True) -> None:
         self.form, self.given, self.path = form, given, path
         self._rows = given.pull.shape[1]
         inner = [1] * nesting
@@ -51,7 +49,8 @@ class RowDistribution(TorchDistribution):
         """Draws ``batch_shape + (d,)`` with gradients."""
         if Size(sample_shape):
             raise ValueError(f"RowDistribution expected no sample_shape, got {tuple(sample_shape)}: draw more globals")
-        return self.form.draw(self.given, torch.randn_like(self.given.pull)).view(self.batch_shape + self.event_shape)
+        drawn = self.form.at(self.given).draw(torch.randn_like(self.given.pull))
+        return drawn.view(self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of each row, ``batch_shape``."""
@@ -63,4 +62,4 @@ class RowDistribution(TorchDistribution):
 
     def _score(self, value: Tensor, fixed: bool) -> Tensor:
         rows = value.reshape(self.given.pull.shape)
-        return self.form.log_prob(self.given, rows, fixed).view(self.batch_shape)
+        return self.form.at(self.given, fixed).log_prob(rows).view(self.batch_shape)

@@ -1,6 +1,7 @@
 """The conditional of the rows' latents given the globals: the prior of each row times a Gaussian of its data."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,47 @@ class Given(NamedTuple):
     index: Tensor | None
 
 
+@dataclass(frozen=True)
+class Conditional:
+    """The distribution of rows' latents given globals: a Gaussian whose base is bent.
+
+    Args:
+        mean: of the Gaussian, ``(..., R, d)``.
+        root: of its precision.
+        bends: the strengths of the two bends, ``(2, R, d)``.
+    """
+
+    mean: Tensor
+    root: Root
+    bends: Tensor
+
+    def many(self) -> "Conditional":
+        """The same with a dimension of draws before that of the rows."""
+        return Conditional(self.mean.unsqueeze(-3), Root(self.root.lower.unsqueeze(-4)), self.bends)
+
+    def of(self, rows: Tensor) -> "Conditional":
+        """That of some rows."""
+        return Conditional(self.mean[..., rows, :], Root(self.root.lower[..., rows, :, :]), self.bends[:, rows])
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Latents ``(..., R, d)`` made of standard normal noise of that shape."""
+        return self.mean + self.root.solve_t(self.bend(noise, inverse=False)[0])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """The log density of each row ``(..., R)``."""
+        x, ladj = self.bend(self.root.product_t(z - self.mean), inverse=True)
+        constant = 0.5 * math.log(2 * math.pi) * z.shape[-1]
+        return -0.5 * x.square().sum(-1) - constant + self.root.log_det() + ladj
+
+    def bend(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The two bends of each dimension of ``(..., R, d)``, and the log-det ``(..., R)``."""
+        total = 0.0
+        for bend, own in list(zip(BENDS, self.bends, strict=True))[:: -1 if inverse else 1]:
+            x, ladj = (bend.inverse if inverse else bend.forward)(x, own)
+            total = total + ladj.sum(-1)
+        return x, total
+
+
 class RowForm(nn.Module):
     """``z_j | g ~ N(P^-1 (Q m + F D v), P^-1)`` with ``P = Q + F D F'``, then a bend of each dimension.
 
@@ -52,7 +94,7 @@ class RowForm(nn.Module):
         outer = sites.slopes.shape[-1]
         for name, value in sites._asdict().items():
             self.register_buffer(name, value.detach().contiguous())
-        sizes = sites.root.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(sites.root.dtype).tiny**0.5).log()
+        sizes = sites.root.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(sites.root.dtype).tiny ** 0.5).log()
         features = torch.cat([sites.centre, sizes], -1)
         features = (features - features.mean(0)) / (features.std(0, correction=0) + 1e-6)
         self.register_buffer("features", features)
@@ -70,8 +112,8 @@ class RowForm(nn.Module):
         """How many latents a row has."""
         return self.centre.shape[1]
 
-    def gaussian(self, given: Given, fixed: bool = False) -> tuple[Tensor, Root]:
-        """Mean ``(S, R, d)`` and root of the precision of the rows before they are bent.
+    def at(self, given: Given, fixed: bool = False) -> "Conditional":
+        """The rows' conditional.
 
         Args:
             given: the globals.
@@ -85,19 +127,8 @@ class RowForm(nn.Module):
         centre = self._rows("centre", index) + self._rows("unit", index) * (row[:, :count] + moved)
         pull = given.pull + ((lower * size[..., None, :]) @ centre[..., None])[..., 0]
         root = Root.of(given.precision + (lower * size[..., None, :]) @ lower.mT)
-        return root.solve_t(root.solve(pull)), root
-
-    def draw(self, given: Given, noise: Tensor) -> Tensor:
-        """Latents ``(S, R, d)`` made of standard normal noise of that shape."""
-        mean, root = self.gaussian(given)
-        return mean + root.solve_t(self._bend(noise, given.index, False, inverse=False)[0])
-
-    def log_prob(self, given: Given, z: Tensor, fixed: bool = False) -> Tensor:
-        """The log density of each row ``(S, R)``."""
-        mean, root = self.gaussian(given, fixed)
-        x, ladj = self._bend(root.product_t(z - mean), given.index, fixed, inverse=True)
-        constant = 0.5 * math.log(2 * math.pi) * self.width
-        return -0.5 * x.square().sum(-1) - constant + root.log_det() + ladj
+        shared = self.share * (self.shared.detach() if fixed else self.shared).view(2, count)
+        return Conditional(root.solve_t(root.solve(pull)), root, shared[:, None] + row[:, -count:])
 
     def _lower(self, numbers: Tensor, index: Tensor | None) -> Tensor:
         """``F`` with what was learnt: the start times a triangular matrix, the identity at zero."""
@@ -113,23 +144,17 @@ class RowForm(nn.Module):
     def _moves(self, given: Given, fixed: bool) -> tuple[Tensor, Tensor]:
         """How centre and log sizes move with the globals, both ``(S, R, d)``."""
         first, _, last = self.net
+        slopes = self._rows("slopes", given.index)
+        moved = torch.einsum("so,rko->srk", given.w, slopes)
+        if not torch.is_grad_enabled() and not (last.weight.any() or last.bias.any()):  # it has not learnt anything
+            return moved[..., : self.width], moved[..., self.width :]
         weights = [p.detach() if fixed else p for p in (first.weight, first.bias, last.weight, last.bias)]
         outer = given.w.shape[-1]
         by_globals = given.w @ weights[0][:, :outer].mT + weights[1]
         hidden = by_globals[:, None] + self._rows("features", given.index) @ weights[0][:, outer:].mT
         found = nn.functional.silu(hidden) @ weights[2].mT + weights[3]
-        slopes = self._rows("slopes", given.index)
-        found = self.share * found + torch.einsum("so,rko->srk", given.w, slopes)
+        found = moved + self.share * found
         return found[..., : self.width], found[..., self.width :]
-
-    def _bend(self, x: Tensor, index: Tensor | None, fixed: bool, inverse: bool) -> tuple[Tensor, Tensor]:
-        row = self._rows("row", index, fixed)[:, -self.width :]
-        shared = self.share * (self.shared.detach() if fixed else self.shared).view(2, self.width)
-        total = 0.0
-        for bend, own in list(zip(BENDS, shared, strict=True))[:: -1 if inverse else 1]:
-            x, ladj = (bend.inverse if inverse else bend.forward)(x, own + row)
-            total = total + ladj.sum(-1)
-        return x, total
 
     def _rows(self, name: str, index: Tensor | None, fixed: bool = False) -> Tensor:
         found = getattr(self, name)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -58,6 +59,13 @@ class Pass(NamedTuple):
         """These among all rows ``(R, ...)``."""
         return rows if self.index is None else rows[self.index]
 
+    def add(self, total: Tensor, part: Tensor) -> None:
+        """Adds what some rows have, ``(B, ...)``, to what all have, ``(R, ...)``, as often as it counts."""
+        if self.index is None:
+            total += part
+        else:
+            total.index_add_(0, self.index, part * self.weight[(..., *[None] * (part.dim() - 1))])
+
     def put(self, rows: Tensor, some: Tensor) -> Tensor:
         """All rows with these changed, in place."""
         if self.index is None:
@@ -78,6 +86,7 @@ class RowJoint:
         kwargs: its keyword arguments.
         plate: name of the rows' plate, see :meth:`~pyroflows.model.structure.Structure.of`.
         dtype: what the model is computed in, as of :class:`~pyroflows.model.LogJoint`.
+        init_loc_fn: where latents start, see Pyro's autoguide initialization; None draws them.
 
     Raises:
         RuntimeError, ValueError: if the model cannot be right, has no such plate, or its rows are not independent.
@@ -96,14 +105,24 @@ class RowJoint:
     """
 
     def __init__(
-        self, model: Model, args: tuple, kwargs: dict, *, plate: str | None = None, dtype: torch.dtype | None = None
+        self,
+        model: Model,
+        args: tuple,
+        kwargs: dict,
+        *,
+        plate: str | None = None,
+        dtype: torch.dtype | None = None,
+        init_loc_fn: Callable | None = None,
     ) -> None:
         self.dtype, self.model = dtype, model if dtype is None else partial(run_in, dtype, model)
         self.args, self.kwargs = in_precision((args, kwargs), dtype)
         with default_dtype(dtype):
-            trace = trace_of(self.model, self.args, self.kwargs)
+            first = self.model if init_loc_fn is None else InitMessenger(init_loc_fn)(self.model)
+            trace = trace_of(first, self.args, self.kwargs)
             check_run(trace, self.model, self.args, self.kwargs, whole=False)
             self.structure = Structure.of(trace, plate)
+        #: How many numbers a run of the model computes, about.
+        self.numbers = 0
         #: Whether the rows of a subsampled plate can be chosen; not so where the caller passes data of some.
         self.follows = True
         self._some = 0
@@ -164,18 +183,21 @@ class RowJoint:
             Precision times mean ``(S, R, d)`` and precision ``(S, R, d, d)``, zeros where a prior is not Gaussian.
         """
         count = self.structure.seen if index is None else len(index)
-        zero = g.new_zeros(len(g), count, self.structure.width)
+        graph = torch.is_grad_enabled()
 
-        def parts(g: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-            def total(z: Tensor) -> Tensor:
-                found = self.by_site(g, z, index, self._gaussian)[1]
-                return sum((value.sum() for value in found.values()), z.sum() * 0)
+        def prior(g: Tensor, z: Tensor) -> tuple[Tensor]:
+            found = self.by_site(g, z, index, self._gaussian)[1]
+            return (sum(found.values(), z[:, 0] * 0),)
 
-            slope, pull = torch.func.vjp(torch.func.grad(total), z)
-            eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-            return slope, -torch.stack([pull(one.expand(z.shape))[0] for one in eye], -1)
-
-        return self._many(parts, g, zero)
+        with torch.enable_grad():
+            zero = g.new_zeros(len(g), count, self.structure.width).requires_grad_()
+            (value,) = self._many(prior, g, zero)
+            (slope,) = torch.autograd.grad(value.sum(), zero, create_graph=True)
+            columns = slope.unbind(-1) if slope.requires_grad else ()
+            kept = {"create_graph": graph, "retain_graph": True, "materialize_grads": True}
+            bends = [torch.autograd.grad(column.sum(), zero, **kept)[0] for column in columns]
+        bend = torch.stack(bends or [torch.zeros_like(slope)] * slope.shape[-1], -1)
+        return (slope, -bend) if graph else (slope.detach(), -bend.detach())
 
     def _many(self, function: Callable[[Tensor, Tensor], Any], g: Tensor, z: Tensor) -> Any:
         """A function of globals ``(Dg,)`` and rows ``(R, d)`` at many of them."""
@@ -268,13 +290,15 @@ class RowJoint:
             for point in points:
                 self._check(point, index)
             self.follows = not self.structure.is_subsampled or self._is_followed(*points[0], index)
+            with torch.no_grad():
+                self.numbers = sum(value.numel() for value in self._values(None, index, g, z).values())
             self._gaussian = {name for name in rows if self._is_quadratic(name, points, index)}
 
-    def _values(self, names: list[str], index: Tensor | None, g: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """The log densities of sites that are in no plate of the rows, as vectors by name."""
+    def _values(self, names: list[str] | None, index: Tensor | None, g: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """The log densities of sites, of all by default, as vectors by name."""
         trace, *_ = self.trace(g, z, index)
-        trace.compute_log_prob(lambda name, _: name in names)
-        return {name: trace.nodes[name]["log_prob"].flatten() for name in names}
+        trace.compute_log_prob(lambda name, _: names is None or name in names)
+        return {name: node["log_prob"].flatten() for name, node in trace.nodes.items() if "log_prob" in node}
 
     @torch.no_grad()
     def _check(self, point: tuple[Tensor, Tensor], index: Tensor | None) -> None:

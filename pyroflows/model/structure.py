@@ -140,9 +140,7 @@ class Structure:
                 outer.append(replace(site, start=outer[-1].stop if outer else 0))
                 continue
             axis = len(site.shape) - site.event_dim + frame.dim
-            row = RowSite(
-                site.name, site.support, site.shape, axis, site.plates, site.event_dim, start, site.dtype
-            )
+            row = RowSite(site.name, site.support, site.shape, axis, site.plates, site.event_dim, start, site.dtype)
             inner.append(row)
             parts.append(row.rows(node["value"].detach()))
             start += row.size
@@ -191,6 +189,24 @@ class Structure:
     def vectors(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The inverse: globals ``(..., Dg)`` and rows ``(..., R, d)`` of values by name."""
         return self.outer.unconstrain(values)[0], torch.cat([site.rows(values[site.name]) for site in self.inner], -1)
+
+    def joined(self, space: LatentSpace, g: Tensor, z: Tensor) -> Tensor:
+        """Vectors ``(..., D)`` of all latents in the order of the model, of which ``space`` is one."""
+        own = {site.name: g[..., site.start : site.stop] for site in self.outer.sites}
+        own |= {site.name: site.spread(z).flatten(z.dim() - 2) for site in self.inner}
+        return torch.cat([own[site.name] for site in space.sites], -1)
+
+    def parted(self, space: LatentSpace, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse: globals ``(..., Dg)`` and rows ``(..., R, d)`` of vectors."""
+        found = {site.name: vectors[..., site.start : site.stop] for site in space.sites}
+        shapes = {site.name: site.unconstrained_shape for site in space.sites}
+        rows = []
+        for site in self.inner:
+            lead = vectors.dim() - 1
+            u = found[site.name].reshape((*vectors.shape[:-1], *shapes[site.name]))
+            u = u.movedim(lead + site.axis, lead)
+            rows.append(u.reshape((*u.shape[: lead + 1], site.size)))
+        return torch.cat([found[site.name] for site in self.outer.sites], -1), torch.cat(rows, -1)
 
     def __str__(self) -> str:
         seen = f", {self.seen} of them in a run" if self.is_subsampled else ""

@@ -3,6 +3,8 @@
 from .chain_diagnostics import ChainDiagnostics
 from .draws import Draws
 from .importance_diagnostics import Diagnostics
+from .plates.plate_diagnostics import PlateDiagnostics
+from .plates.plate_posterior import PlatePosterior
 from .posterior import Posterior
 from .refine import Refined
 
@@ -10,6 +12,8 @@ __all__ = [
     "ChainDiagnostics",
     "Diagnostics",
     "Draws",
+    "PlateDiagnostics",
+    "PlatePosterior",
     "Posterior",
     "Refined",
 ]

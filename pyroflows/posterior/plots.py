@@ -36,6 +36,31 @@ def plot_elbo(elbo: Sequence[float], evidence: float | None = None, ax: Any = No
     return ax.figure
 
 
+def plot_rows(mean: NDArray, sd: NDArray, name: str, most: int = 60) -> Any:
+    """A caterpillar plot of rows: means in order with intervals of 90 %, one panel for each number; the Figure.
+
+    Args:
+        mean: means of shape ``(R, numbers)``.
+        sd: standard deviations of that shape.
+        name: of the site.
+        most: rows that are shown, at equal distances in the order, if there are more.
+    """
+    count = mean.shape[1]
+    axes = new_axes(1, count, (4 * count + 1, 5))
+    for number in range(count):
+        ax, order = axes[0, number], np.argsort(mean[:, number])
+        order = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))]
+        middle, half = mean[order, number], 1.645 * sd[order, number]
+        places = np.arange(len(order))
+        ax.hlines(places, middle - half, middle + half, color="C0", alpha=0.5, lw=1)
+        ax.plot(middle, places, ".", color="C0", ms=4)
+        ax.axvline(mean[:, number].mean(), color="C3", ls="--", lw=1)
+        shown = len(order) < len(mean)
+        ax.set(xlabel=name if count == 1 else f"{name}[{number}]", yticks=[])
+        ax.set_ylabel(f"{len(order)} of {len(mean)} rows in order" if shown else f"{len(mean)} rows in order")
+    return axes[0, 0].figure
+
+
 def plot_pairs(draws: Mapping[str, NDArray], max_scalars: int = 6) -> Any:
     """Histograms on the diagonal and scatter plots below it; returns the Figure.
 

@@ -31,7 +31,7 @@ class _Bill(TorchDispatchMode):
             made = sum(value.numel() for value in pytree.tree_leaves(found) if isinstance(value, Tensor))
             self.seconds += NUMBER * made
             if any(part in func.name() for part in PRODUCTS):
-                self.seconds += PRODUCT * made * max(given.shape[-1] for given in args if _is_array(given))
+                self.seconds += PRODUCT * made * max((given.shape[-1] for given in args if _is_array(given)), default=1)
         return found
 
 

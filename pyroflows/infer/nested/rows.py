@@ -73,10 +73,10 @@ def uphill(slope: Tensor, bend: Tensor) -> Tensor:
     """Newton's step ``(R, d)``, with the sizes of curvatures in place of those that point up."""
     if slope.shape[-1] == 1:
         size = bend[..., 0].abs()
-        return slope / size.clamp_min(torch.finfo(size.dtype).tiny**0.5)
+        return slope / size.clamp_min(torch.finfo(size.dtype).tiny ** 0.5)
     values, vectors = torch.linalg.eigh(bend)
     size = values.abs()
-    size = size.maximum(FLATTEST * size.amax(-1, keepdim=True)).clamp_min(torch.finfo(size.dtype).tiny**0.5)
+    size = size.maximum(FLATTEST * size.amax(-1, keepdim=True)).clamp_min(torch.finfo(size.dtype).tiny ** 0.5)
     along = (vectors.mT @ slope[..., None])[..., 0] / size
     return (vectors @ along[..., None])[..., 0]
 

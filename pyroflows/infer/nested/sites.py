@@ -27,6 +27,7 @@ class Found(NamedTuple):
     precision: Tensor
 
 
+@torch.no_grad()
 def sites_at(joint: RowJoint, g: Tensor, z: Tensor) -> Found:
     """What the data of the rows say, expanded around latents ``(R, d)`` at globals ``(Dg,)``."""
     pull, precision = torch.zeros_like(z), z.new_zeros((*z.shape, z.shape[-1]))
@@ -71,6 +72,7 @@ class Expanded(NamedTuple):
     unit: Tensor
 
 
+@torch.no_grad()
 def expanded(joint: RowJoint, start: Start) -> Expanded:
     """Sites at the start, and their slopes by differences: two searches for the rows' modes for each global."""
     g, around = start.outer.loc, start.outer.scale_tril

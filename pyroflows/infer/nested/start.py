@@ -31,6 +31,7 @@ class Start(NamedTuple):
     value: float
 
 
+@torch.no_grad()
 def nested_laplace(joint: RowJoint, spread: Tensor) -> Start:
     """Climbs the Laplace marginal by BFGS, with the rows' modes carried along, and takes differences of gradients.
 

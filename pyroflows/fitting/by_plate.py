@@ -1,0 +1,182 @@
+"""A fit that follows a plate of the model: the start, training where the weights ask for it, and the verdict."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from tqdm.auto import tqdm
+
+from ..flows import with_tails
+from ..guides import AutoPlateFlow
+from ..guides.plate_objective import plate_weights
+from ..model.row_joint import RowJoint
+from ..posterior.plates.plate_posterior import PlatePosterior
+from ..training import Checkpoint, History, Listener, SpeedUp, Threads, Trainer, described
+from .interruptions import INTERRUPTED, kept
+
+# Latents from which a model's plates are followed unasked: below, one flow for all is as fast, and bends more.
+MANY = 50
+# Steps of a training, of which there are several, at most, while they help; draws behind a step, and its rate.
+STEPS, ROUNDS, PARTICLES, RATE, WARMUP = 300, 3, 8, 1e-2, 20
+# A round that raised the ELBO by less, in nats, is the last one.
+ENOUGH = 0.05
+# Steps between two looks at the checkpoint, and draws that judge a fit.
+LOOK, DRAWS = 100, 4000
+
+
+def planned(
+    model: Callable,
+    args: tuple,
+    kwargs: dict,
+    plates: bool | str | None,
+    guide: AutoPlateFlow | None,
+    init_loc_fn: Callable,
+    precision: str,
+) -> tuple[AutoPlateFlow, RowJoint] | None:
+    """A guide by plate, not set up unless it was given, and the model, in double precision where that works.
+
+    None if the model has no such structure, few latents, or parameters of its own, and ``plates`` does not ask for it.
+
+    Raises:
+        ValueError, RuntimeError: if it cannot be fitted by plate, and that is asked for.
+    """
+    made = guide or AutoPlateFlow(model, plates if isinstance(plates, str) else None, init_loc_fn=init_loc_fn)
+    double = precision != "single" and torch.get_default_dtype() != torch.float64
+    asked = bool(plates) or guide is not None
+    for dtype in (torch.float64, None) if double else (None,):
+        try:
+            joint = made.read(args, kwargs, dtype)
+            terms = joint(*(part[None] for part in joint.start))
+            if dtype is not None and not (terms.rest.dtype == dtype and terms.outer.isfinite().all()):
+                continue
+        except (RuntimeError, TypeError, ValueError):
+            if dtype is None and asked:
+                raise
+            continue
+        structure = joint.structure
+        if asked or ((structure.size >= MANY or structure.is_subsampled) and not _parameters(joint)):
+            return made, joint
+        return None
+    return None
+
+
+def _parameters(joint: RowJoint) -> bool:
+    """Whether the model declares parameters of its own."""
+    with poutine.block(), poutine.trace(param_only=True) as capture, torch.no_grad():
+        joint.model(*joint.args, **joint.kwargs)
+    return len(capture.trace) > 0
+
+
+def judged_by_plate(posterior: PlatePosterior) -> PlatePosterior:
+    """The posterior, after a warning if it is not to be trusted."""
+    if posterior.diagnostics.grade == "do not trust":
+        warnings.warn(f"fit: {posterior.diagnostics.verdict}", stacklevel=3)
+    return posterior
+
+
+class PlateFit:
+    """A fit by plate.
+
+    Args:
+        guide: what is fitted; set up already if it is to be trained further.
+        joint: the model.
+        steps: most steps.
+        compile: as of :func:`~pyroflows.fit`.
+        progress: whether a bar is shown.
+    """
+
+    def __init__(
+        self, guide: AutoPlateFlow, joint: RowJoint, *, steps: int, compile: bool | None, progress: bool
+    ) -> None:
+        self.guide, self.joint, self.steps, self.compile, self.progress = guide, joint, steps, compile, progress
+        self.history = History(speed="no steps")
+        self._fresh = guide.prototype_trace is None
+
+    def run(self, listener: Listener, saved: Checkpoint) -> PlatePosterior:
+        """Finds the start, and trains from there while the weights of draws are not good and training helps."""
+        with pyro.validation_enabled(False), Threads() as threads, tqdm(disable=not self.progress, unit="step") as bar:
+            if self._fresh:
+                bar.set_postfix_str("start ...")
+                threads.run(partial(self.guide.setup_on, self.joint))
+            saved.check(self._fingerprint())
+            best = self._judged()
+            self.history.stopped = "the start is good"
+            if not best.diagnostics.close and not self.joint.structure.is_subsampled:
+                best = self._train(best, listener, saved, bar)
+        listener.pass_on()
+        return best
+
+    def _judged(self) -> PlatePosterior:
+        return PlatePosterior(self.guide, self.joint, self.history, num_draws=DRAWS)
+
+    def _train(self, best: PlatePosterior, listener: Listener, saved: Checkpoint, bar: tqdm) -> PlatePosterior:
+        """Rounds of steps, until one of them does not help, or draws are good without weights."""
+        self.guide.bend(with_tails)
+        parameters = [*self.guide.transform.parameters(), *self.guide.form.parameters()]
+        trainer = Trainer(parameters, lr=RATE, warmup=WARMUP, average=0.98, history=self.history)
+        objective = partial(plate_weights, self.guide, self.joint, PARTICLES)
+        speed = SpeedUp(trainer, objective, min(self.steps, ROUNDS * STEPS), self.compile, bar.set_postfix_str)
+        self.history.speed, done = "plain", 0
+        with kept(trainer):
+            saved.resume(partial(self._load, trainer, speed))
+            while done < min(self.steps, ROUNDS * STEPS) and not listener.stopped and not best.diagnostics.close:
+                before = copy.deepcopy(self.guide.state_dict())
+                done += self._round(trainer, speed, min(STEPS, self.steps - done), listener, saved, bar)
+                now = self._judged()
+                if not _is_better(now, best):
+                    self.guide.load_state_dict(before)
+                    self.history.stopped = "more steps did not help"
+                    break
+                gained = now.diagnostics.elbo - best.diagnostics.elbo
+                best, self.history.stopped = now, listener.stopped or "all steps were used"
+                if gained < ENOUGH:
+                    break
+                trainer.restart(RATE)
+            trainer.finish()
+        return best
+
+    def _round(
+        self, trainer: Trainer, speed: SpeedUp, steps: int, listener: Listener, saved: Checkpoint, bar: tqdm
+    ) -> int:
+        """So many steps, with a rate that falls over the second half; ends with the average of the iterates."""
+        while trainer.safe.done < steps and not listener.stopped:
+            if trainer.safe.done == steps // 2:
+                trainer.safe.decay_over(steps - trainer.safe.done)
+            speed.step()
+            bar.update()
+            listener(len(self.history.elbo), self.history.elbo[-1], trainer.safe.rate)
+            if trainer.safe.done % LOOK == 0:
+                bar.set_postfix_str(f"ELBO {self.history.elbo[-1]:.3f}")
+                saved.save(self._state(trainer, speed))
+        trainer.settle()
+        return trainer.safe.done
+
+    def _state(self, trainer: Trainer, speed: SpeedUp) -> dict[str, Any]:
+        return {"trainer": trainer.state_dict(), "speed": speed.state_dict(), "history": asdict(self.history)}
+
+    def _load(self, trainer: Trainer, speed: SpeedUp, state: dict[str, Any]) -> None:
+        trainer.load_state_dict(state["trainer"])
+        vars(self.history).update(state["history"])
+        with torch.enable_grad():
+            speed.load_state_dict(state["speed"])
+
+    def _fingerprint(self) -> dict[str, Any]:
+        structure = self.joint.structure
+        sites = {f"the latent {site.name!r} of shape": list(site.shape) for site in structure.outer.sites}
+        sites |= {f"the latent {site.name!r} of shape": list(site.shape) for site in structure.inner}
+        start = {"the start": self.guide.loc.detach(), "steps": described(self.steps)}
+        return {"plate": structure.plate, **sites, **start}
+
+
+def _is_better(now: PlatePosterior, before: PlatePosterior) -> bool:
+    """Whether the ELBO rose, or the weights of draws spread less."""
+    after, first = now.diagnostics, before.diagnostics
+    level = [found.noise + found.log_weight_sd for found in (after, first)]
+    return after.elbo > first.elbo or (math.isfinite(level[0]) and level[0] < level[1])

@@ -1,0 +1,1 @@
+"""Posteriors of globals and rows: weights of each row, moments and pictures by plate."""

@@ -1,0 +1,111 @@
+"""Importance weights of globals whose rows are averaged over independent draws, and how each row's own weights spread.
+
+Weights of all latents together multiply those of the rows, and are hopeless where there are thousands, however good each
+row is. Averaged over ``K`` draws of each row, drawn apart for each row and each draw of the globals, they are unbiased
+weights of the globals alone.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...guides import AutoPlateFlow
+from ...model.row_joint import Pass, RowJoint
+
+# Numbers of rows that are handled at once.
+AT_ONCE = 200_000
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """What draws of the globals, each with ``K`` draws of all rows, weigh.
+
+    Args:
+        log_weights: ``log p/q`` of the globals with each row averaged, ``(S,)``.
+        single: ``log p/q`` of all latents, with the first draw of each row, ``(S,)``.
+        spread: of each row, the standard deviation of its log weights given the globals, ``(R,)``.
+        noise: the relative variance of a row's weights given the globals, summed over rows and divided by ``K``: what
+            the averages add to the variance of the log weights.
+        each: ``K``.
+        g: the globals, ``(S, Dg)``.
+    """
+
+    log_weights: NDArray
+    single: NDArray
+    spread: Tensor
+    noise: float
+    each: int
+    g: Tensor
+
+
+@torch.no_grad()
+def row_weights(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int) -> RowWeights:
+    """Draws and weighs globals, in parts that fit the memory.
+
+    Args:
+        guide: proposes the draws.
+        joint: the model.
+        count: how many draws of the globals.
+        each: how many of each row for every one of these, two or more.
+    """
+    total, found = Spread(joint.structure.rows, guide.loc), []
+    size = max(1, AT_ONCE // (each * joint.numbers))
+    for first in range(0, count, size):
+        g, log_q = guide.outer_posterior().rsample_and_log_prob((min(size, count - first),))
+        weights, single = -log_q, -log_q
+        for some, _, log_w, outer in scored(guide, joint, g, each):
+            own = torch.zeros_like(log_w[0, 0]) + some.weight
+            weights = weights + outer + (torch.logsumexp(log_w, 1) - math.log(each)) @ own
+            single = single + outer + log_w[:, 0] @ own
+            total.add(some, log_w)
+        found.append((g, weights, single))
+    g, *levels = (torch.cat(part) for part in zip(*found, strict=True))
+    spread, noise = total.read()
+    return RowWeights(*(level.double().cpu().numpy() for level in levels), spread, noise, each, g)
+
+
+def scored(
+    guide: AutoPlateFlow, joint: RowJoint, g: Tensor, each: int
+) -> Iterator[tuple[Pass, Tensor, Tensor, Tensor | float]]:
+    """Draws of rows ``(S, K, R, d)`` at globals ``(S, Dg)``, with their log weights ``(S, K, R)``, pass by pass.
+
+    The last part is the globals' own term ``(S,)``, the first time, and zero later.
+    """
+    for number, some in enumerate(joint.passes):
+        given = guide.given(joint, g, some.index)
+        rows = guide.form.at(given).many()
+        count, width = given.pull.shape[1:]
+        z = rows.draw(torch.randn(len(g), each, count, width, dtype=g.dtype, device=g.device))
+        terms = joint(g.repeat_interleave(each, 0), z.flatten(0, 1), some.index)
+        log_w = (terms.prior + terms.rest).unflatten(0, (len(g), each)) - rows.log_prob(z)
+        outer = terms.outer[::each] if number == 0 else 0.0
+        yield some, z, log_w, outer
+
+
+class Spread:
+    """Collects how the log weights of rows spread.
+
+    Args:
+        rows: how many there are.
+        like: a tensor of the right dtype and device.
+    """
+
+    def __init__(self, rows: int, like: Tensor) -> None:
+        self.sums = [like.new_zeros(rows) for _ in range(3)]  # of counts, squares, and relative variances
+
+    def add(self, some: Pass, log_w: Tensor) -> None:
+        """Takes log weights ``(S, K, R)``."""
+        self.each = log_w.shape[1]
+        off = log_w - log_w.mean(1, keepdim=True)
+        noise = (torch.softmax(log_w, 1) * self.each).var(1)
+        for total, part in zip(self.sums, (torch.ones_like(noise), off.square().sum(1), noise), strict=True):
+            some.add(total, part.sum(0))
+
+    def read(self) -> tuple[Tensor, float]:
+        """The spread of each row, ``(R,)``, and the noise of all averages."""
+        count, square, noise = self.sums
+        return (square / (count * (self.each - 1))).sqrt(), float((noise / count).sum() / self.each)
