@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 
 from ..flows import with_tails
 from ..guides import AutoPlateFlow
-from ..guides.plate_objective import plate_weights
-from ..model.row_joint import RowJoint
+from ..guides.plates.objective import plate_weights
+from ..model.rows import RowJoint
 from ..posterior.plates.plate_posterior import PlatePosterior
 from ..training import Checkpoint, History, Listener, SpeedUp, Threads, Trainer, described
-from .interruptions import INTERRUPTED, kept
+from .interruptions import kept
 
 # Latents from which a model's plates are followed unasked: below, one flow for all is as fast, and bends more.
 MANY = 50
@@ -70,7 +70,7 @@ def planned(
 def _parameters(joint: RowJoint) -> bool:
     """Whether the model declares parameters of its own."""
     with poutine.block(), poutine.trace(param_only=True) as capture, torch.no_grad():
-        joint.model(*joint.args, **joint.kwargs)
+        joint.runs.model(*joint.runs.args, **joint.runs.kwargs)
     return len(capture.trace) > 0
 
 

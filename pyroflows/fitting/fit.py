@@ -58,8 +58,8 @@ def fit(
     training only where the weights of its draws ask for some. Any other one is fitted jointly, by one flow over all
     latents.
 
-    Then there are three stages, each from where the one before ended: a Gaussian that is roughly right, found by L-BFGS paths and
-    batch-and-match and chosen by its ELBO; the best full-rank Gaussian, by gradient steps; and a flow in the
+    Then there are three stages, each from where the one before ended: a Gaussian that is roughly right, found by L-BFGS
+    paths and batch-and-match and chosen by its ELBO; the best full-rank Gaussian, by gradient steps; and a flow in the
     coordinates which that Gaussian whitens. The last stops early when the ELBO no longer rises or the log weights no
     longer spread, after a decay of the learning rate; the answer is an average of the last iterates.
 
@@ -70,8 +70,8 @@ def fit(
         plates: None follows a plate where the model has 50 latents or more, or one is subsampled, and the options
             below are left as they are; True or the name of a plate asks for it, and False for one joint flow.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
-            all of it; or an ``AutoPlateFlow``. It is changed, and with it what an earlier posterior that holds it draws;
-            fit a copy to keep that one. The next five arguments and ``flow`` are for new ones.
+            all of it; or an ``AutoPlateFlow``. It is changed, and with it what an earlier posterior that holds it
+            draws; fit a copy to keep that one. The next five arguments and ``flow`` are for new ones.
         init_loc_fn: where each site starts.
         init_scale: scale of the start in unconstrained space.
         base: base distribution of a new guide.

@@ -4,7 +4,7 @@ from .auto_flow import AutoFlow
 from .encoder import FlowEncoder
 from .guide_prior import GuidePrior
 from .init import init_to_origin, init_to_prior
-from .plate_flow import AutoPlateFlow
+from .plates.plate_flow import AutoPlateFlow
 
 __all__ = [
     "AutoFlow",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...model.row_joint import Pass, RowJoint
+from ...model.rows import Pass, RowJoint
 from .rows import STEPS, curved, newton
 
 

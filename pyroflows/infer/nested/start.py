@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...model.row_joint import RowJoint
+from ...model.rows import RowJoint
 from ..starts.gaussian import Gaussian
 from .marginal import Level, laplace_marginal
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions.transforms import identity_transform as IDENTITY
 
 from ...guides import AutoPlateFlow
-from ...guides.row_form import Conditional
-from ...model.row_joint import Pass, RowJoint
+from ...guides.plates.row_form import Conditional
+from ...model.rows import Pass, RowJoint
 from .row_weights import AT_ONCE, scored
 
 # Nodes of a quadrature over the bend of a normal.

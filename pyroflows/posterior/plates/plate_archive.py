@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import files
 from ...guides import AutoPlateFlow
-from ...model.row_joint import RowJoint
+from ...model.rows import RowJoint
 from ...seeds import seed_of, seeded
 from ...training import History
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...guides import AutoPlateFlow
-from ...model.row_joint import RowJoint
+from ...model.rows import RowJoint
 from ..importance_diagnostics import CLOSE, DIGITS, Diagnostics
 from ..psis import mean_error
 from .row_weights import RowWeights, row_weights

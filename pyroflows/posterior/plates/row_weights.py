@@ -1,8 +1,8 @@
 """Importance weights of globals whose rows are averaged over independent draws, and how each row's own weights spread.
 
-Weights of all latents together multiply those of the rows, and are hopeless where there are thousands, however good each
-row is. Averaged over ``K`` draws of each row, drawn apart for each row and each draw of the globals, they are unbiased
-weights of the globals alone.
+Weights of all latents together multiply those of the rows, and are hopeless where there are thousands, however good
+each row is. Averaged over ``K`` draws of each row, drawn apart for each row and each draw of the globals, they are
+unbiased weights of the globals alone.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...guides import AutoPlateFlow
-from ...model.row_joint import Pass, RowJoint
+from ...model.rows import Pass, RowJoint
 
 # Numbers of rows that are handled at once.
 AT_ONCE = 200_000

@@ -1,7 +1,6 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
 import copy
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -10,31 +9,25 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.infer.autoguide import AutoGuide
+from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Size, Tensor
-from torch.distributions.utils import _sum_rightmost
 
-from ..arguments import check_counts
-from ..distributions import FlowDistribution
-from ..infer import Gaussian
-from ..infer.nested.sites import Expanded, expanded
-from ..infer.nested.start import nested_laplace
-from ..model.check import started
-from ..model.row_joint import RowJoint
-from ..model.structure import RowSite, Structure
-from ..model.latent_space import Site
-from ..seeds import seeded
-from ..transforms import Compose, FlowTransform, LowerTriangular
-from .init import init_to_prior, prior_spread
-from .row_distribution import RowDistribution
-from .row_form import Given, RowForm
-
-# Numbers of draws of all latents that are made unasked.
-NUMBERS = 50_000_000
+from ...arguments import check_counts
+from ...infer import Gaussian
+from ...infer.nested.sites import Expanded, expanded
+from ...infer.nested.start import nested_laplace
+from ...model.check import started
+from ...model.latent_space import Site
+from ...model.rows import RowJoint, RowSite
+from ...transforms import Compose, FlowTransform, LowerTriangular
+from ..init import init_to_prior, prior_spread
+from .plate_guide import PlateGuide
+from .row_distribution import RowDistribution, particles
+from .row_form import RowForm
 
 
-class AutoPlateFlow(AutoGuide):
+class AutoPlateFlow(PlateGuide):
     """A guide that follows the model's plates: a vector of globals, and the latents of each row given these.
 
     It is for models in which the rows of a plate have latents of their own and are independent given the latents
@@ -80,8 +73,6 @@ class AutoPlateFlow(AutoGuide):
         {'mean': (), 'effect': (6,)}
     """
 
-    joint: RowJoint
-
     def __init__(
         self,
         model: Callable,
@@ -106,12 +97,6 @@ class AutoPlateFlow(AutoGuide):
         self._make = (plate, flow, hidden)
         self.path = path
 
-    @property
-    def structure(self) -> Structure:
-        """Which latents are global and which belong to rows; print it."""
-        self._check_ready()
-        return self.joint.structure
-
     def setup(self, *args: object, **kwargs: object) -> "AutoPlateFlow":
         """Reads the model's structure with its arguments, finds the start, makes the parameters; returns the guide."""
         if self.prototype_trace is None:
@@ -121,7 +106,7 @@ class AutoPlateFlow(AutoGuide):
     def setup_on(self, joint: RowJoint) -> "AutoPlateFlow":
         """The same for a model that was read already, as in another precision."""
         with torch.no_grad():
-            super()._setup_prototype(*joint.args, **joint.kwargs)
+            super()._setup_prototype(*joint.runs.args, **joint.runs.kwargs)
         try:
             self._make_parameters(joint)
         except BaseException:
@@ -162,7 +147,7 @@ class AutoPlateFlow(AutoGuide):
             ValueError: if they are of another structure.
         """
         with torch.no_grad():
-            super()._setup_prototype(*joint.args, **joint.kwargs)
+            super()._setup_prototype(*joint.runs.args, **joint.runs.kwargs)
         names = ("centre", "root", "slopes", "unit")
         try:
             sites = Expanded(*(state[f"form.{name}"] for name in names))
@@ -183,21 +168,6 @@ class AutoPlateFlow(AutoGuide):
             self.transform = Compose([flow(self.structure.outer.size).to(self.loc), self.transform[0]])
         return self
 
-    @property
-    def bare_model(self) -> Callable:
-        """The model as it was given."""
-        return self._raw[0]
-
-    def outer_posterior(self) -> FlowDistribution:
-        """The distribution of the globals, unconstrained."""
-        self._check_ready()
-        return FlowDistribution(None, self.transform, path=self.path)
-
-    def given(self, joint: RowJoint, g: Tensor, index: Tensor | None = None) -> Given:
-        """What the rows' conditional is given at globals ``(S, Dg)`` and, where there is a choice, rows ``(R,)``."""
-        w = torch.linalg.solve_triangular(self.root, (g - self.loc).mT, upper=False).mT
-        return Given(w, *joint.prior_parts(g, index), index)
-
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Samples every site; called with the model's arguments."""
         self.setup(*args, **kwargs)
@@ -205,7 +175,7 @@ class AutoPlateFlow(AutoGuide):
         plates, index = self._plates(joint)
         nesting = max(-frame.dim for frame in self._prototype_frames.values())
         g = pyro.sample(f"_{self._pyro_name}_globals", self.outer_posterior(), infer={"is_auxiliary": True})
-        outer = _outer(g.shape[:-1], nesting)
+        outer = particles(g.shape[:-1], nesting)
         flat = g.reshape(-1, g.shape[-1])
         found = {}
         for site in structure.outer.sites:
@@ -232,7 +202,7 @@ class AutoPlateFlow(AutoGuide):
     ) -> Tensor:
         """Samples a site of the model as a Delta at values ``(S, *shape)``, given their unconstrained numbers."""
         ladj = site.transform.inv.log_abs_det_jacobian(value, u)
-        ladj = _sum_rightmost(ladj, ladj.dim() - value.dim() + site.event_dim)
+        ladj = sum_rightmost(ladj, ladj.dim() - value.dim() + site.event_dim)
         lead = (*outer, *[1] * (nesting - len(site.plates))) if outer else ()
         density = ladj.reshape((*lead, *ladj.shape[1:]))
         delta = Delta(value.reshape((*lead, *value.shape[1:])), log_density=density, event_dim=site.event_dim)
@@ -246,16 +216,16 @@ class AutoPlateFlow(AutoGuide):
         """The plates, and which rows that of the rows has, None for all."""
         structure, frames = self.structure, self._prototype_frames
         if structure.is_subsampled and self.create_plates is None and self.master is None:
-            trace = poutine.block(poutine.trace(self._raw[0]).get_trace)(*joint.args, **joint.kwargs)
+            trace = poutine.block(poutine.trace(self._raw[0]).get_trace)(*joint.runs.args, **joint.runs.kwargs)
             index = trace.nodes[structure.plate]["value"]  # of this call: as many as it asks for, or chosen outside
             rows = pyro.plate(structure.plate, structure.rows, subsample=index, dim=structure.dim)
             self._prototype_frames = {name: frame for name, frame in frames.items() if name != structure.plate}
             try:
-                plates = {**self._create_plates(*joint.args, **joint.kwargs), structure.plate: rows}
+                plates = {**self._create_plates(*joint.runs.args, **joint.runs.kwargs), structure.plate: rows}
             finally:
                 self._prototype_frames = frames
         else:
-            plates = self._create_plates(*joint.args, **joint.kwargs)
+            plates = self._create_plates(*joint.runs.args, **joint.runs.kwargs)
         rows = plates[structure.plate]
         if rows.size != structure.rows:
             raise ValueError(
@@ -263,56 +233,6 @@ class AutoPlateFlow(AutoGuide):
                 f"for, got {rows.size}: make a new guide"
             )
         return plates, rows.indices if structure.is_subsampled else None
-
-    def propose(
-        self, count: int, joint: RowJoint | None = None, index: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Given]:
-        """Draws of globals ``(S, Dg)`` with their log density ``(S,)``, of rows ``(S, R, d)``, and what these are given.
-
-        Args:
-            count: how many, ``S``.
-            joint: the model that gives the rows' priors; None for the one that the guide was set up with.
-            index: which rows; None for all.
-        """
-        g, log_q = self.outer_posterior().rsample_and_log_prob((count,))
-        given = self.given(self.joint if joint is None else joint, g, index)
-        return g, log_q, self.form.at(given).draw(torch.randn_like(given.pull)), given
-
-    @torch.no_grad()
-    def sample(self, num_samples: int = 1000, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draws ``num_samples`` values of every site, of shape ``(num_samples, *site.shape)``.
-
-        Args:
-            num_samples: how many.
-            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
-
-        Raises:
-            ValueError: if that is more than 50 million numbers, or the model sees some rows only.
-        """
-        check_counts("AutoPlateFlow", {}, num_samples=num_samples)
-        if num_samples * self.structure.size > NUMBERS:
-            raise ValueError(
-                f"expected at most {NUMBERS:,} numbers, got {num_samples} draws of {self.structure.size:,} latents: "
-                f"ask for fewer draws"
-            )
-        with seeded(seed, self.loc.device):
-            g, _, z, _ = self.propose(num_samples)
-            return self.structure.values(g, z)[0]
-
-    def median(self, *args: object, num_samples: int = 1000, **kwargs: object) -> dict[str, Tensor]:
-        """The median of every site, from samples in constrained space; model arguments are not needed."""
-        return {name: value.quantile(0.5, dim=0) for name, value in self.sample(num_samples, seed=0).items()}
-
-    def quantiles(
-        self, quantiles: list[float] | Tensor, *args: object, num_samples: int = 1000, **kwargs: object
-    ) -> dict[str, Tensor]:
-        """Quantiles of every site from samples, of shape ``(len(quantiles), *site.shape)``."""
-        levels = torch.as_tensor(quantiles)
-        return {k: v.quantile(levels.to(v), dim=0) for k, v in self.sample(num_samples, seed=0).items()}
-
-    def _check_ready(self) -> None:
-        if self.prototype_trace is None:
-            raise RuntimeError("expected a guide that is set up, got a new one: call guide.setup(*model_args)")
 
     def __deepcopy__(self, memo: dict) -> "AutoPlateFlow":
         """A copy for the same model, which is not copied."""
@@ -322,15 +242,3 @@ class AutoPlateFlow(AutoGuide):
         made.__dict__.update(copy.deepcopy(left, memo))
         made.__dict__.update(kept)
         return made
-
-
-def _outer(batch: Size, nesting: int) -> Size:
-    """The shape of particles left of the dimensions of the model's plates; the empty one for a single draw."""
-    if math.prod(batch) == 1 and len(batch) <= nesting:
-        return Size()
-    if len(batch) <= nesting or any(size != 1 for size in batch[len(batch) - nesting :]):
-        raise ValueError(
-            f"expected particles in dimensions left of the model's {nesting} plates, got a batch {tuple(batch)}: set "
-            f"max_plate_nesting={nesting}, or leave it out"
-        )
-    return batch[: len(batch) - nesting]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..bijectors import Bend
-from ..infer.nested.sites import Expanded
-from ..small_matrices import Root
+from ...bijectors import Bend
+from ...infer.nested.sites import Expanded
+from ...small_matrices import Root
 
 # Two bends, left and right of the middle, for each latent of a row.
 BENDS = (Bend(-0.7), Bend(0.7))

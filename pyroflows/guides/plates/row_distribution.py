@@ -1,5 +1,6 @@
 """The rows' conditional as a Pyro distribution, for the plate of the rows."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -63,3 +64,15 @@ class RowDistribution(TorchDistribution):
     def _score(self, value: Tensor, fixed: bool) -> Tensor:
         rows = value.reshape(self.given.pull.shape)
         return self.form.at(self.given, fixed).log_prob(rows).view(self.batch_shape)
+
+
+def particles(batch: Size, nesting: int) -> Size:
+    """The shape of particles left of the dimensions of the model's plates; the empty one for a single draw."""
+    if math.prod(batch) == 1 and len(batch) <= nesting:
+        return Size()
+    if len(batch) <= nesting or any(size != 1 for size in batch[len(batch) - nesting :]):
+        raise ValueError(
+            f"expected particles in dimensions left of the model's {nesting} plates, got a batch {tuple(batch)}: set "
+            f"max_plate_nesting={nesting}, or leave it out"
+        )
+    return batch[: len(batch) - nesting]

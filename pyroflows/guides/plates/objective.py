@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..distributions import FlowDistribution
-from ..model.row_joint import RowJoint
-from ..transforms.fixed import Fixed
+from ...distributions import FlowDistribution
+from ...model.rows import RowJoint
+from ...transforms.fixed import Fixed
 from .plate_flow import AutoPlateFlow
 
 

@@ -1,0 +1,6 @@
+"""A model as terms of its globals and of each row of a plate."""
+
+from .row_joint import Pass, RowJoint, Terms
+from .structure import RowSite, Structure
+
+__all__ = ["Pass", "RowJoint", "RowSite", "Structure", "Terms"]

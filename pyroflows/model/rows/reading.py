@@ -1,0 +1,103 @@
+"""What is found out about a model's rows before they are used: whose data are whose, and that rows are independent."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...seeds import seed_of, seeded
+from .owners import owners_of
+from .row_runs import RowRuns
+
+# Log densities that differ by less, relative to their size and one, are the same but for rounding.
+DOUBLE, SINGLE = 1e-6, 1e-3
+# Points at which rows are tried, as far from the start as this.
+POINTS, AWAY = 2, 0.5
+
+Point = tuple[Tensor, Tensor]
+
+
+class Reading(NamedTuple):
+    """What is found out.
+
+    Args:
+        gaussian: sites of the rows whose density is that of a Gaussian, given the globals.
+        follows: whether the rows of a subsampled plate can be chosen; not so where the caller passes data of some.
+        numbers: how many numbers a run computes, about.
+    """
+
+    gaussian: set[str]
+    follows: bool
+    numbers: int
+
+
+def read(runs: RowRuns) -> Reading:
+    """Finds the row of each datum, which is noted in ``runs``, and tries the rows at random points.
+
+    Raises:
+        ValueError: if rows are not independent given the globals.
+    """
+    structure = runs.structure
+    g, z = structure.outer.start, structure.start
+    index = runs.first.nodes[structure.plate]["value"] if structure.is_subsampled else None
+    with seeded(seed_of("independence of rows"), g.device), runs.settings():
+        points = [(g + AWAY * torch.randn_like(g), z + AWAY * torch.randn_like(z)) for _ in range(POINTS)]
+        outer = {site.name for site in structure.outer.sites}
+        loose = [k for k, v in runs.by_site(*points[0], index)[1].items() if not v.dim() and k not in outer]
+        runs.owners = owners_of(partial(runs.values, loose, index), points, structure)
+        for point in points:
+            _check(runs, point, index)
+        follows = not structure.is_subsampled or _is_followed(runs, points[0], index)
+        with torch.no_grad():
+            numbers = sum(value.numel() for value in runs.values(None, index, g, z).values())
+        rows = {site.name for site in structure.inner}
+        return Reading({name for name in rows if _is_quadratic(runs, name, points, index)}, follows, numbers)
+
+
+@torch.no_grad()
+def _check(runs: RowRuns, point: Point, index: Tensor | None) -> None:
+    """Moves some rows, and raises if the terms of others, or of none, move with them."""
+    g, z = point
+    still = torch.rand(len(z), device=z.device) < 0.5
+    other = torch.where(still[:, None], z, z + AWAY * torch.randn_like(z))
+    (own, before), (moved, after) = runs.by_site(g, z, index), runs.by_site(g, other, index)
+    for name, old in {**before, "": own}.items():
+        new = moved if name == "" else after[name]
+        if not _same(*((old[still], new[still]) if old.dim() else (old, new))):
+            raise ValueError(
+                f"expected rows of plate {runs.structure.plate!r} that are independent given the latents outside, got "
+                f"{f'the site {name!r}' if name else 'data'} with terms that other rows move: a chain, a sum over "
+                f"rows, or a plate across them. Name another plate, or take AutoFlow or fit(..., plates=False)"
+            )
+
+
+@torch.no_grad()
+def _is_followed(runs: RowRuns, point: Point, index: Tensor) -> bool:
+    """Whether the model sees the rows that are chosen: turned around, and others in place of half, none changes."""
+    (g, z), half = point, (len(index) + 1) // 2
+    other = torch.cat([index.flip(0)[:half], ((index + 1) % runs.structure.rows)[half:]])
+    before, after = (runs.by_site(g, *at)[1] for at in ((z, index), (z.flip(0), other)))
+    return all(_same(value.flip(0)[:half], after[name][:half]) for name, value in before.items() if value.dim())
+
+
+def _is_quadratic(runs: RowRuns, name: str, points: list[Point], index: Tensor | None) -> bool:
+    """Whether the density of a site of the rows bends alike wherever they are."""
+    return all(_same(*(_bend(runs, name, g, z + shift, index) for shift in (0.0, 1.0))) for g, z in points)
+
+
+def _bend(runs: RowRuns, name: str, g: Tensor, z: Tensor, index: Tensor | None) -> Tensor:
+    """The curvature of a site's density by each row along one direction, ``(R, d)``."""
+    at = z.detach().requires_grad_()
+    with torch.enable_grad():
+        value = runs.by_site(g.detach(), at, index)[1][name].sum()
+        (slope,) = torch.autograd.grad(value, at, create_graph=True)
+        if not slope.requires_grad:
+            return torch.zeros_like(at)
+        weights = torch.linspace(1.0, 2.0, at.shape[-1]).to(at)
+        return torch.autograd.grad((slope * weights).sum(), at, materialize_grads=True)[0]
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    close = DOUBLE if first.dtype == torch.float64 else SINGLE
+    return torch.allclose(first, second, rtol=close, atol=close, equal_nan=True)
