@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyroflows"
 FLOORS = (  # a room may import from those named before it
-    ("maths", "autograd", "arguments", "seeds", "files", "solve", "nets", "figures"),
+    ("maths", "small_matrices", "autograd", "arguments", "seeds", "files", "solve", "nets", "figures"),
     ("bijectors",),
     ("transforms",),
     ("distributions",),

@@ -1,7 +1,8 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
 import copy
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
@@ -11,6 +12,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Size, Tensor
 
 from ...arguments import check_counts
@@ -20,6 +22,7 @@ from ...infer.nested.start import nested_laplace
 from ...model.check import started
 from ...model.latent_space import Site
 from ...model.rows import RowJoint, RowSite
+from ...model.rows.row_runs import RowRuns
 from ...transforms import Compose, FlowTransform, LowerTriangular
 from ..init import init_to_prior, prior_spread
 from .plate_guide import PlateGuide
@@ -215,17 +218,19 @@ class AutoPlateFlow(PlateGuide):
     def _plates(self, joint: RowJoint) -> tuple[dict[str, pyro.plate], Tensor | None]:
         """The plates, and which rows that of the rows has, None for all."""
         structure, frames = self.structure, self._prototype_frames
-        if structure.is_subsampled and self.create_plates is None and self.master is None:
-            trace = poutine.block(poutine.trace(self._raw[0]).get_trace)(*joint.runs.args, **joint.runs.kwargs)
+        own, runs = self.create_plates is None and self.master is None, joint.runs
+        if own and (structure.is_subsampled or not _same(runs, self.joint.runs)):
+            trace = poutine.block(poutine.trace(self.bare_model).get_trace)(*runs.args, **runs.kwargs)
             index = trace.nodes[structure.plate]["value"]  # of this call: as many as it asks for, or chosen outside
-            rows = pyro.plate(structure.plate, structure.rows, subsample=index, dim=structure.dim)
+            size = next(f for f in _frames(trace) if f.name == structure.plate).full_size
+            rows = pyro.plate(structure.plate, int(size), subsample=index, dim=structure.dim)
             self._prototype_frames = {name: frame for name, frame in frames.items() if name != structure.plate}
             try:
-                plates = {**self._create_plates(*joint.runs.args, **joint.runs.kwargs), structure.plate: rows}
+                plates = {**self._create_plates(*runs.args, **runs.kwargs), structure.plate: rows}
             finally:
                 self._prototype_frames = frames
         else:
-            plates = self._create_plates(*joint.runs.args, **joint.runs.kwargs)
+            plates = self._create_plates(*runs.args, **runs.kwargs)
         rows = plates[structure.plate]
         if rows.size != structure.rows:
             raise ValueError(
@@ -242,3 +247,16 @@ class AutoPlateFlow(PlateGuide):
         made.__dict__.update(copy.deepcopy(left, memo))
         made.__dict__.update(kept)
         return made
+
+
+def _frames(trace: poutine.Trace) -> Iterator[CondIndepStackFrame]:
+    """The plates around the sites of a run."""
+    for node in trace.nodes.values():
+        yield from node.get("cond_indep_stack") or ()
+
+
+def _same(one: RowRuns, other: RowRuns) -> bool:
+    """Whether two runs are called with the same objects."""
+    calls = ((*runs.args, *runs.kwargs.values()) for runs in (one, other))
+    keys = len(one.args) == len(other.args) and one.kwargs.keys() == other.kwargs.keys()
+    return keys and all(map(operator.is_, *calls))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...autograd import is_traced
 from ...bijectors import Bend
 from ...infer.nested.sites import Expanded
 from ...small_matrices import Root
@@ -146,7 +147,8 @@ class RowForm(nn.Module):
         first, _, last = self.net
         slopes = self._rows("slopes", given.index)
         moved = torch.einsum("so,rko->srk", given.w, slopes)
-        if not torch.is_grad_enabled() and not (last.weight.any() or last.bias.any()):  # it has not learnt anything
+        idle = not (torch.is_grad_enabled() or is_traced(given.w))
+        if idle and not (last.weight.any() or last.bias.any()):  # it has not learnt anything
             return moved[..., : self.width], moved[..., self.width :]
         weights = [p.detach() if fixed else p for p in (first.weight, first.bias, last.weight, last.bias)]
         outer = given.w.shape[-1]

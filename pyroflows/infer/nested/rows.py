@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # Most steps, halvings of a step, and the gain in nats from which a row is done.
-STEPS, HALVINGS, GAIN = 30, 12, 1e-9
+STEPS, HALVINGS, GAIN = 60, 12, 1e-9
 # Curvatures count as at least this share of the largest of their row.
 FLATTEST = 1e-8
 # Values that differ by less, relative to their size, are the same but for rounding.
@@ -64,7 +64,7 @@ def newton(rows: Rows, z: Tensor, steps: int = STEPS) -> Tensor:
         if not (gain > GAIN).any():
             break
         z, found = _search(rows, z, value, step, gain > GAIN)
-        if ((found - value - gain).abs() <= GAIN + ROUNDING * value.abs()).all():
+        if ((found - value - gain).abs() <= GAIN + ROUNDING * found.abs()).all():
             break  # as of a parabola, whose mode is one step away
     return z
 

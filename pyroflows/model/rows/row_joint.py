@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 from ...compile import Untraceable
 from ..precision import in_precision
@@ -174,19 +175,26 @@ class RowJoint:
             Precision times mean ``(S, R, d)`` and precision ``(S, R, d, d)``, zeros where a prior is not Gaussian.
         """
         count = self.structure.seen if index is None else len(index)
-        graph = torch.is_grad_enabled()
 
         def prior(g: Tensor, z: Tensor) -> tuple[Tensor]:
             found = self.runs.by_site(g, z, index, self._gaussian)[1]
             return (sum(found.values(), z[:, 0] * 0),)
 
-        with torch.enable_grad():
-            zero = g.new_zeros(len(g), count, self.structure.width).requires_grad_()
-            (value,) = self._many(prior, g, zero)
-            (slope,) = torch.autograd.grad(value.sum(), zero, create_graph=True)
-            columns = slope.unbind(-1) if slope.requires_grad else ()
-            kept = {"create_graph": graph, "retain_graph": True, "materialize_grads": True}
-            bends = [torch.autograd.grad(column.sum(), zero, **kept)[0] for column in columns]
+        zero, graph = g.new_zeros(len(g), count, self.structure.width), torch.is_grad_enabled()
+        if is_batchedtensor(g):  # autograd cannot be called inside of vmap, but functorch, which takes long to import
+
+            def total(z: Tensor) -> Tensor:
+                return self._many(prior, g, z)[0].sum()
+
+            slope, pull = torch.func.vjp(torch.func.grad(total), zero)
+            bends = [pull(one.expand(zero.shape))[0] for one in torch.eye(zero.shape[-1]).to(g)]
+        else:
+            with torch.enable_grad():
+                zero.requires_grad_()
+                (slope,) = torch.autograd.grad(self._many(prior, g, zero)[0].sum(), zero, create_graph=True)
+                kept = {"create_graph": graph, "retain_graph": True, "materialize_grads": True}
+                columns = slope.unbind(-1) if slope.requires_grad else ()
+                bends = [torch.autograd.grad(column.sum(), zero, **kept)[0] for column in columns]
         bend = torch.stack(bends or [torch.zeros_like(slope)] * slope.shape[-1], -1)
         return (slope, -bend) if graph else (slope.detach(), -bend.detach())
 

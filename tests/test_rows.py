@@ -1,0 +1,188 @@
+"""A model as terms of its globals and of each row of a plate."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyroflows import log_joint
+from pyroflows.model.rows import RowJoint
+from pyroflows.small_matrices import Root
+
+GROUP = torch.tensor([2, 0, 1, 1, 2, 2, 0])
+
+
+def inside(y: Tensor, size: int | None = None) -> None:
+    """Data in the plate of the rows."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("group", len(y), subsample_size=size) as index:
+        effect = pyro.sample("effect", dist.Normal(mean, scale))
+        pyro.sample("y", dist.Normal(effect, 1.0), obs=y[index])
+
+
+def beside(y: Tensor) -> None:
+    """Data in a plate of their own, and two sites in each row, one of them positive."""
+    mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+    with pyro.plate("group", 3):
+        slopes = pyro.sample("slopes", dist.MultivariateNormal(mean, torch.eye(2)))
+        noise = pyro.sample("noise", dist.Gamma(2.0, slopes[..., 0].exp()))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(slopes[GROUP, 1], noise[GROUP]), obs=y)
+
+
+def nested(y: Tensor) -> None:
+    """Classes in schools, with the schools' plate outside."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    with pyro.plate("school", 4, dim=-2):
+        school = pyro.sample("school_effect", dist.Normal(mean, 1.0))
+        with pyro.plate("class", 3, dim=-1):
+            effect = pyro.sample("class_effect", dist.Normal(school, 0.5))
+            pyro.sample("y", dist.Normal(effect, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"), [(inside, torch.randn(6)), (beside, torch.randn(7)), (nested, torch.randn(4, 3))]
+)
+def test_terms_add_up_to_the_log_joint(model: Callable, y: Tensor) -> None:
+    joint, density = RowJoint(model, (y,), {}, dtype=torch.float64), log_joint(model, y.double())
+    g, z = (0.3 * torch.randn(5, *part.shape).double() for part in joint.start)
+    terms = joint(g, z)
+    whole = density(joint.structure.joined(density.space, g, z).to(density.space.start.dtype)).double()
+    assert torch.allclose(terms.outer + (terms.prior + terms.rest).sum(-1), whole, atol=1e-4)
+    again = joint.structure.parted(density.space, joint.structure.joined(density.space, g, z))
+    assert torch.equal(again[0], g)
+    assert torch.equal(again[1], z)
+
+
+def test_each_datum_is_found_its_row() -> None:
+    y = torch.randn(7)
+    joint = RowJoint(beside, (y,), {}, dtype=torch.float64)
+    g, z = (torch.randn(1, *part.shape).double() for part in joint.start)
+    other = z.clone()
+    other[0, 1] += 1.0
+    moved = joint(g, other).rest - joint(g, z).rest
+    assert moved[0, [0, 2]].abs().max() < 1e-12
+    assert moved[0, 1] != 0
+
+
+def test_the_prior_of_rows_is_read_off() -> None:
+    joint = RowJoint(beside, (torch.randn(7),), {}, dtype=torch.float64)
+    g = torch.tensor([[0.5, -1.0], [2.0, 0.0]]).double()
+    pull, precision = joint.prior_parts(g)
+    assert torch.allclose(precision, torch.diag(torch.tensor([1.0, 1.0, 0.0]).double()).expand(2, 3, 3, 3))
+    assert torch.allclose(pull, torch.cat([g, torch.zeros(2, 1)], -1)[:, None].expand(2, 3, 3))
+
+
+def test_rows_that_are_chosen_count_as_they_do_among_all() -> None:
+    y = torch.randn(10)
+    whole, some = (RowJoint(inside, (y, size), {}, dtype=torch.float64) for size in (None, 4))
+    g, z = torch.randn(3, 2).double(), torch.randn(3, 10, 1).double()
+    found = torch.full((3, 10), torch.nan).double()
+    for part in some.passes:
+        terms = some(g, z[:, part.index], part.index)
+        found[:, part.index] = terms.prior + terms.rest
+    terms = whole(g, z)
+    assert some.follows
+    assert torch.allclose(found, terms.prior + terms.rest)
+    assert torch.allclose(some(g, z[:, :4], torch.arange(4)).outer, terms.outer)
+
+
+def test_the_plate_that_leaves_the_fewest_numbers_is_taken_unless_one_is_named() -> None:
+    y = torch.randn(4, 3)
+    joint = RowJoint(nested, (y,), {})
+    assert (joint.structure.plate, joint.structure.outer.size, joint.structure.width) == ("school", 1, 4)
+    joint = RowJoint(nested, (y,), {}, plate="class")
+    assert (joint.structure.plate, joint.structure.outer.size, joint.structure.width) == ("class", 5, 4)
+    assert str(joint.structure) == (
+        "globals: mean (1), school_effect (4); 5 numbers\nrows of plate 'class': 3; in each class_effect (4); 4 numbers"
+    )
+
+
+def chain(y: Tensor) -> None:
+    """A random walk."""
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    with pyro.plate("time", len(y)):
+        step = pyro.sample("step", dist.Normal(0.0, scale))
+    pyro.sample("y", dist.Normal(step.cumsum(-1), 1.0).to_event(1), obs=y)
+
+
+def pooled(y: Tensor) -> None:
+    """Data whose scale is that of all rows."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("group", len(y)):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+        pyro.sample("y", dist.Normal(effect, effect.std() + 1.0), obs=y)
+
+
+def no_plate() -> None:
+    """One latent."""
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+def no_globals() -> None:
+    """Rows that share nothing."""
+    with pyro.plate("group", 5):
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+def masked(y: Tensor) -> None:
+    """Missing data in rows."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("group", len(y)):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+        pyro.sample("y", dist.Normal(effect, 1.0), obs=y, obs_mask=y > 0)
+
+
+def across(y: Tensor) -> None:
+    """Data outside of a plate of which a run sees some rows."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("group", 8, subsample_size=4):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(effect[torch.tensor([0, 1, 2, 3])], 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "says"),
+    [
+        (chain, (torch.randn(5),), "one row of plate 'time' each, got the site 'y' with data that depend on several"),
+        (pooled, (torch.randn(5),), "independent given the latents outside, got the site 'y' with terms that other"),
+        (no_plate, (), "latents inside of a plate, got none"),
+        (no_globals, (), "latents outside of the plate 'group', got none"),
+        (masked, (torch.randn(5),), "latents without obs_mask in a guide of rows, got 'y_unobserved'"),
+        (across, (torch.randn(4),), "data inside of the plate 'group', of which a run sees 4 of 8 rows"),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_refused(model: Callable, args: tuple, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        RowJoint(model, args, {})
+
+
+def test_a_plate_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the name of a plate with latents inside, got 'grup': the model has"):
+        RowJoint(inside, (torch.randn(5),), {}, plate="grup")
+
+
+def test_wide_rows_are_refused() -> None:
+    def wide() -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("group", 3):
+            pyro.sample("x", dist.Normal(mean.expand(100), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="at most 64 latents in a row of plate 'group', got 100"):
+        RowJoint(wide, (), {})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+def test_roots_of_small_matrices(size: int) -> None:
+    raw = torch.randn(5, size, size).double()
+    matrix, x = raw @ raw.mT + torch.eye(size), torch.randn(5, size).double()
+    root = Root.of(matrix)
+    assert torch.allclose(root.lower @ root.lower.mT, matrix)
+    assert torch.allclose(root.solve_t(root.solve(x)), torch.linalg.solve(matrix, x[..., None])[..., 0])
+    assert torch.allclose(root.product_t(x), (root.lower.mT @ x[..., None])[..., 0])
+    assert torch.allclose(2 * root.log_det(), matrix.logdet())
