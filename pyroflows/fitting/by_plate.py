@@ -23,8 +23,10 @@ from .interruptions import kept
 
 # Latents from which a model's plates are followed unasked: below, one flow for all is as fast, and bends more.
 MANY = 50
-# Steps of a training, of which there are several, at most, while they help; draws behind a step, and its rate.
-STEPS, ROUNDS, PARTICLES, RATE, WARMUP = 300, 3, 8, 1e-2, 20
+# Steps of a round, of which there are several, at most, while they help; draws behind a step, and steps of a rise.
+STEPS, ROUNDS, PARTICLES, WARMUP = 300, 3, 8, 20
+# Rates of a round, the next one where a round did not help.
+RATES = 1e-2, 3e-3
 # A round that raised the ELBO by less, in nats, is the last one.
 ENOUGH = 0.05
 # Steps between two looks at the checkpoint, and draws that judge a fit.
@@ -108,6 +110,8 @@ class PlateFit:
             saved.check(self._fingerprint())
             best = self._judged()
             self.history.stopped = "the start is good"
+            if self._fresh:
+                best = self._match(best)
             if not best.diagnostics.close and not self.joint.structure.is_subsampled:
                 best = self._train(best, listener, saved, bar)
         listener.pass_on()
@@ -116,29 +120,41 @@ class PlateFit:
     def _judged(self) -> PlatePosterior:
         return PlatePosterior(self.guide, self.joint, self.history, num_draws=DRAWS)
 
+    def _match(self, best: PlatePosterior) -> PlatePosterior:
+        """Gives the globals the mean and covariance of their weighted draws, as long as that helps."""
+        while _can_match(best):
+            before = copy.deepcopy(self.guide.state_dict())
+            self.guide.start_at(*best.globals_moments())
+            now = self._judged()
+            if not _is_better(now, best):
+                self.guide.load_state_dict(before)
+                break
+            best = now
+        return best
+
     def _train(self, best: PlatePosterior, listener: Listener, saved: Checkpoint, bar: tqdm) -> PlatePosterior:
-        """Rounds of steps, until one of them does not help, or draws are good without weights."""
+        """Rounds of steps, until draws are good without weights, or a round helps little even at a lower rate."""
         self.guide.bend(with_tails)
         parameters = [*self.guide.transform.parameters(), *self.guide.form.parameters()]
-        trainer = Trainer(parameters, lr=RATE, warmup=WARMUP, average=0.98, history=self.history)
+        trainer = Trainer(parameters, lr=RATES[0], warmup=WARMUP, average=0.98, history=self.history)
         objective = partial(plate_weights, self.guide, self.joint, PARTICLES)
         speed = SpeedUp(trainer, objective, min(self.steps, ROUNDS * STEPS), self.compile, bar.set_postfix_str)
-        self.history.speed, done = "plain", 0
+        self.history.speed, done, rates = "plain", 0, [*RATES[1:]]
         with kept(trainer):
             saved.resume(partial(self._load, trainer, speed))
             while done < min(self.steps, ROUNDS * STEPS) and not listener.stopped and not best.diagnostics.close:
                 before = copy.deepcopy(self.guide.state_dict())
                 done += self._round(trainer, speed, min(STEPS, self.steps - done), listener, saved, bar)
                 now = self._judged()
-                if not _is_better(now, best):
+                better, gained = _is_better(now, best), now.diagnostics.elbo - best.diagnostics.elbo
+                if better:
+                    best, self.history.stopped = now, listener.stopped or "all steps were used"
+                else:
                     self.guide.load_state_dict(before)
                     self.history.stopped = "more steps did not help"
+                if not ((better and gained > ENOUGH) or rates):
                     break
-                gained = now.diagnostics.elbo - best.diagnostics.elbo
-                best, self.history.stopped = now, listener.stopped or "all steps were used"
-                if gained < ENOUGH:
-                    break
-                trainer.restart(RATE)
+                trainer.restart(trainer.safe.lr if better and gained > ENOUGH else rates.pop(0))
             trainer.finish()
         return best
 
@@ -173,6 +189,13 @@ class PlateFit:
         sites |= {f"the latent {site.name!r} of shape": list(site.shape) for site in structure.inner}
         start = {"the start": self.guide.loc.detach(), "steps": described(self.steps)}
         return {"plate": structure.plate, **sites, **start}
+
+
+def _can_match(posterior: PlatePosterior) -> bool:
+    """Whether there are so many effective draws that moments from them beat those of a guide that is off by so much."""
+    found, size = posterior.diagnostics, posterior.structure.outer.size
+    own = max(found.log_weight_sd**2 - (found.noise if found.each > 1 else 0.0), 0.0)
+    return own > 4 * size / found.draws and found.efficiency * found.draws > 10 * size**2 + 100
 
 
 def _is_better(now: PlatePosterior, before: PlatePosterior) -> bool:

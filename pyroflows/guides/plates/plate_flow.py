@@ -164,6 +164,17 @@ class AutoPlateFlow(PlateGuide):
             ) from error
         return self
 
+    def start_at(self, loc: Tensor, scale_tril: Tensor) -> "AutoPlateFlow":
+        """Makes the affine map of the globals that of a Gaussian, as of better moments; returns the guide.
+
+        Args:
+            loc: mean in unconstrained space, of shape ``(Dg,)``.
+            scale_tril: lower triangular root of the covariance, of shape ``(Dg, Dg)``.
+        """
+        self._check_ready()
+        self.transform[-1].frame_(loc, scale_tril)
+        return self
+
     def bend(self, flow: Callable[[int], FlowTransform]) -> "AutoPlateFlow":
         """Puts a flow for the globals before the affine map, unless there is one; at the identity nothing changes."""
         self._check_ready()

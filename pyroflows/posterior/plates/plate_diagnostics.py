@@ -140,7 +140,7 @@ def _close(joint: RowJoint, weights: RowWeights) -> tuple[PlateDiagnostics, RowW
         worst=_worst(weights),
         plate=joint.structure.plate,
     )
-    return found, weights, values - level
+    return found, weights, shares
 
 
 def _worst(weights: RowWeights) -> dict[int, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import files
 from ...arguments import check_counts
+from ...infer import Gaussian
 from ...seeds import seed_of, seeded
 from .. import plots, summary
 from ..refine import Refined
@@ -102,7 +103,7 @@ class PlatePosterior(PlateDraws):
                 g, weights = self._resampled(num_draws), None
             else:
                 chosen = torch.randint(len(weighed.g), (num_draws,)) if num_draws > len(weighed.g) else slice(num_draws)
-                g, weights = weighed.g[chosen], _normalised(smoothed[chosen])
+                g, weights = weighed.g[chosen], smoothed[chosen] / smoothed[chosen].sum()
             z = picked(self.guide, self.joint, g, self._each)
             vectors = self.structure.joined(self.log_joint.space, g, z)[None]
         stats = {} if weights is None else weight_stats(weighed.log_weights[chosen], weights, found.khat)
@@ -111,8 +112,16 @@ class PlatePosterior(PlateDraws):
     def _resampled(self, count: int) -> Tensor:
         """Globals picked by their weights, ``(count, Dg)``."""
         _, weighed, smoothed = self._judged
-        places = systematic(_normalised(smoothed), count, float(torch.rand(())))
+        places = systematic(smoothed, count, float(torch.rand(())))
         return weighed.g[torch.as_tensor(places, device=weighed.g.device)]
+
+    def globals_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``(Dg,)`` and lower root of the covariance of the globals, unconstrained, by their weighted draws."""
+        _, weighed, smoothed = self._judged
+        weights = torch.as_tensor(smoothed).to(weighed.g)
+        mean = weights @ weighed.g
+        found = Gaussian.from_root(mean, ((weighed.g - mean) * weights.sqrt()[:, None]).mT)
+        return found.loc, found.scale_tril
 
     def moments(self, *, weighted: bool | None = None) -> Moments:
         """Mean and standard deviation of each row by site, both ``(R, *shape)``; no draws of all rows are kept.
@@ -210,8 +219,3 @@ class PlatePosterior(PlateDraws):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}\n{self.structure}\n{self.diagnostics}"
-
-
-def _normalised(log_weights: NDArray) -> NDArray:
-    weights = torch.softmax(torch.as_tensor(log_weights, dtype=torch.float64), 0)
-    return weights.numpy()
