@@ -188,7 +188,7 @@ def main() -> None:
             ends = {guide: [done[name, guide, rate, seed] for seed in range(args.seeds)] for guide in guides}
             errors = {guide: sum(error for error, _ in found) / len(found) for guide, found in ends.items()}
             losses = [f"{sum(loss for _, loss in found) / len(found):.2f}" for found in ends.values()]
-            near += errors["AutoFlow"] <= errors["AutoIAFNormal"]
+            near += errors["AutoFlow"] <= errors.get("AutoIAFNormal", -math.inf)
             lost += sum(not math.isfinite(error) for error, _ in ends["AutoFlow"])
             rows.append([name, rate, *(f"{error:.2f}" for error in errors.values()), *losses])
     print(table(["model, latents", "rate", *guides, *(f"loss of {guide}" for guide in guides)], rows))

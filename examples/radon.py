@@ -45,7 +45,7 @@ def model(county: Tensor, floor: Tensor, radon: Tensor) -> None:
         levels = pyro.sample("levels", dist.Normal(level, spread[..., 0]))
         effects = pyro.sample("effects", dist.Normal(effect, spread[..., 1]))
     with pyro.plate("house", len(radon)):
-        pyro.sample("radon", dist.Normal(levels[county] + effects[county] * floor, noise), obs=radon)
+        pyro.sample("radon", dist.Normal(levels[..., county] + effects[..., county] * floor, noise), obs=radon)
 
 
 def plot(posterior: pyroflows.PlatePosterior, county: Tensor, floor: Tensor, radon: Tensor, path: Path) -> None:

@@ -13,6 +13,7 @@ from ..flows import with_tails
 from ..guides import AutoFlow, AutoPlateFlow, init_to_prior
 from ..infer import Objective, best_start, polish
 from ..posterior import PlatePosterior, Posterior
+from ..seeds import seed_of, seeded
 from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
 from .by_plate import PlateFit, judged_by_plate, planned
@@ -136,7 +137,8 @@ def fit(
     usual = usual and start is best_start and full_rank is polish and init_scale == 1.0
     check_plates(plates, guide, usual)
     if isinstance(guide, AutoPlateFlow) or plates or (plates is None and usual):
-        by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
+        with seeded(seed_of("the structure of a model")):  # fits of one flow draw what they would without
+            by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
         if by_plate is not None:
             made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress).run(listener, saved)
             return judged_by_plate(made)
