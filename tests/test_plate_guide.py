@@ -139,6 +139,17 @@ def test_state_copies_and_clones_give_the_same_draws() -> None:
         assert torch.equal(twin.sample(3, seed=1)["effect"], guide.sample(3, seed=1)["effect"])
 
 
+def test_parameters_of_an_older_guide_are_not_trained_in_its_place() -> None:
+    for turn in range(2):
+        guide = AutoPlateFlow(model).setup(Y)
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        if turn:
+            with pytest.raises(RuntimeError, match="got those of another guide: call pyro"):
+                svi.step(Y)
+        else:
+            svi.step(Y)
+
+
 @pytest.mark.usefixtures("_float64")
 def test_double_precision() -> None:
     guide = AutoPlateFlow(model).setup(Y.double())

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 import pyroflows as pf
@@ -180,6 +181,13 @@ def test_arviz_predictions_and_pictures(fitted: PlatePosterior) -> None:
     assert fitted.to_arviz().posterior["effect"].dims == ("chain", "draw", "group")
     assert fitted.predict(num_samples=3)["y"].shape == (3, ROWS, 5)
     assert len(fitted.plot_rows().axes) == 1
+
+
+def test_the_guide_of_a_fit_runs_with_the_model_in_its_own_precision(fitted: PlatePosterior) -> None:
+    found = fitted.guide(Y)
+    assert found["effect"].dtype == torch.float32
+    loss = Trace_ELBO(num_particles=200, vectorize_particles=True).loss(normal, fitted.guide, Y)
+    assert loss == pytest.approx(-fitted.diagnostics.elbo, abs=0.1)
 
 
 def test_a_file_and_back(fitted: PlatePosterior, tmp_path: Path) -> None:

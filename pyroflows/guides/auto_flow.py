@@ -7,8 +7,6 @@ from functools import partial
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -22,6 +20,7 @@ from ..transforms import Affine, Compose, FlowTransform, LowerTriangular
 from .flow_guide import FlowGuide
 from .guarded import Guarded
 from .init import init_to_prior, prior_spread
+from .param_store import check_store
 
 # Where scales of the default guide start, in spreads of the priors.
 START = 0.15
@@ -156,7 +155,7 @@ class AutoFlow(FlowGuide):
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Samples every site; called with the model's arguments."""
         self.setup(*args, **kwargs)
-        self._check_store()
+        check_store(self, "transform")
         with Unscored(self.space.held):
             return super().forward(*args, **kwargs)
 
@@ -164,18 +163,6 @@ class AutoFlow(FlowGuide):
         """Draws the vector; what would make parameters NaN is left out of the step."""
         posterior = FlowDistribution(self.base, Guarded(self.transform), path=self.path)
         return pyro.sample(f"_{self._pyro_name}_latent", posterior, infer={"is_auxiliary": True})
-
-    def _check_store(self) -> None:
-        # Pyro keys parameters by name: SVI would train those of an older guide in place of ours, silently.
-        if not any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK):
-            return
-        name, own = next(self.__dict__["_modules"]["transform"].named_parameters())
-        name, store = f"{self._pyro_get_fullname('transform')}$$${name}", pyro.get_param_store()
-        if name in store and store[name].unconstrained() is not own:
-            raise RuntimeError(
-                f"expected parameters of this guide under {name!r}, got those of another guide: call "
-                f"pyro.clear_param_store() before a new guide is trained"
-            )
 
     def __getstate__(self) -> dict:
         # Pyro's version takes model and master from the guide itself, not only from its state.

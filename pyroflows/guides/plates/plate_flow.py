@@ -1,8 +1,7 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
 import copy
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
@@ -12,7 +11,6 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.initialization import InitMessenger
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Size, Tensor
 
 from ...arguments import check_counts
@@ -22,9 +20,9 @@ from ...infer.nested.start import nested_laplace
 from ...model.check import started
 from ...model.latent_space import Site
 from ...model.rows import RowJoint, RowSite
-from ...model.rows.row_runs import RowRuns
 from ...transforms import Compose, FlowTransform, LowerTriangular
 from ..init import init_to_prior, prior_spread
+from ..param_store import check_store
 from .plate_guide import PlateGuide
 from .row_distribution import RowDistribution, particles
 from .row_form import RowForm
@@ -109,7 +107,8 @@ class AutoPlateFlow(PlateGuide):
     def setup_on(self, joint: RowJoint) -> "AutoPlateFlow":
         """The same for a model that was read already, as in another precision."""
         with torch.no_grad():
-            super()._setup_prototype(*joint.runs.args, **joint.runs.kwargs)
+            args, kwargs = joint.runs.given
+            super()._setup_prototype(*args, **kwargs)
         try:
             self._make_parameters(joint)
         except BaseException:
@@ -150,7 +149,8 @@ class AutoPlateFlow(PlateGuide):
             ValueError: if they are of another structure.
         """
         with torch.no_grad():
-            super()._setup_prototype(*joint.runs.args, **joint.runs.kwargs)
+            args, kwargs = joint.runs.given
+            super()._setup_prototype(*args, **kwargs)
         names = ("centre", "root", "slopes", "unit")
         try:
             sites = Expanded(*(state[f"form.{name}"] for name in names))
@@ -185,6 +185,7 @@ class AutoPlateFlow(PlateGuide):
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Samples every site; called with the model's arguments."""
         self.setup(*args, **kwargs)
+        check_store(self, "form")
         joint, structure = self.joint.at(args, kwargs), self.structure
         plates, index = self._plates(joint)
         nesting = max(-frame.dim for frame in self._prototype_frames.values())
@@ -219,36 +220,14 @@ class AutoPlateFlow(PlateGuide):
         ladj = sum_rightmost(ladj, ladj.dim() - value.dim() + site.event_dim)
         lead = (*outer, *[1] * (nesting - len(site.plates))) if outer else ()
         density = ladj.reshape((*lead, *ladj.shape[1:]))
-        delta = Delta(value.reshape((*lead, *value.shape[1:])), log_density=density, event_dim=site.event_dim)
+        like = self.prototype_trace.nodes[site.name]["value"]  # which the guide may be more precise than
+        value = value.reshape((*lead, *value.shape[1:])).to(like.dtype)
+        delta = Delta(value, log_density=density, event_dim=site.event_dim)
         with ExitStack() as stack:
             for name in site.plates:
                 if name is not None:
                     stack.enter_context(plates[name])
             return pyro.sample(site.name, delta)
-
-    def _plates(self, joint: RowJoint) -> tuple[dict[str, pyro.plate], Tensor | None]:
-        """The plates, and which rows that of the rows has, None for all."""
-        structure, frames = self.structure, self._prototype_frames
-        own, runs = self.create_plates is None and self.master is None, joint.runs
-        if own and (structure.is_subsampled or not _same(runs, self.joint.runs)):
-            trace = poutine.block(poutine.trace(self.bare_model).get_trace)(*runs.args, **runs.kwargs)
-            index = trace.nodes[structure.plate]["value"]  # of this call: as many as it asks for, or chosen outside
-            size = next(f for f in _frames(trace) if f.name == structure.plate).full_size
-            rows = pyro.plate(structure.plate, int(size), subsample=index, dim=structure.dim)
-            self._prototype_frames = {name: frame for name, frame in frames.items() if name != structure.plate}
-            try:
-                plates = {**self._create_plates(*runs.args, **runs.kwargs), structure.plate: rows}
-            finally:
-                self._prototype_frames = frames
-        else:
-            plates = self._create_plates(*runs.args, **runs.kwargs)
-        rows = plates[structure.plate]
-        if rows.size != structure.rows:
-            raise ValueError(
-                f"expected the plate {structure.plate!r} with the {structure.rows} rows that the guide was set up "
-                f"for, got {rows.size}: make a new guide"
-            )
-        return plates, rows.indices if structure.is_subsampled else None
 
     def __deepcopy__(self, memo: dict) -> "AutoPlateFlow":
         """A copy for the same model, which is not copied."""
@@ -258,16 +237,3 @@ class AutoPlateFlow(PlateGuide):
         made.__dict__.update(copy.deepcopy(left, memo))
         made.__dict__.update(kept)
         return made
-
-
-def _frames(trace: poutine.Trace) -> Iterator[CondIndepStackFrame]:
-    """The plates around the sites of a run."""
-    for node in trace.nodes.values():
-        yield from node.get("cond_indep_stack") or ()
-
-
-def _same(one: RowRuns, other: RowRuns) -> bool:
-    """Whether two runs are called with the same objects."""
-    calls = ((*runs.args, *runs.kwargs.values()) for runs in (one, other))
-    keys = len(one.args) == len(other.args) and one.kwargs.keys() == other.kwargs.keys()
-    return keys and all(map(operator.is_, *calls))

@@ -1,9 +1,13 @@
 """A guide of globals and rows: its parts, and what it answers once it is set up."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from ...arguments import check_counts
@@ -99,3 +103,41 @@ class PlateGuide(AutoGuide):
     def _check_ready(self) -> None:
         if self.prototype_trace is None:
             raise RuntimeError("expected a guide that is set up, got a new one: call guide.setup(*model_args)")
+
+    def _plates(self, joint: RowJoint) -> tuple[dict[str, pyro.plate], Tensor | None]:
+        """The plates of a call, and which rows that of the rows has, None for all."""
+        structure, frames, (args, kwargs) = self.structure, self._prototype_frames, joint.runs.given
+        own = self.create_plates is None and self.master is None
+        if own and (structure.is_subsampled or not _same(joint, self.joint)):
+            trace = poutine.block(poutine.trace(self.bare_model).get_trace)(*args, **kwargs)
+            index = trace.nodes[structure.plate]["value"]  # of this call: as many as it asks for, or chosen outside
+            size = next(f for f in _frames(trace) if f.name == structure.plate).full_size
+            rows = pyro.plate(structure.plate, int(size), subsample=index, dim=structure.dim)
+            self._prototype_frames = {name: frame for name, frame in frames.items() if name != structure.plate}
+            try:
+                plates = {**self._create_plates(*args, **kwargs), structure.plate: rows}
+            finally:
+                self._prototype_frames = frames
+        else:
+            plates = self._create_plates(*args, **kwargs)
+        rows = plates[structure.plate]
+        if rows.size != structure.rows:
+            raise ValueError(
+                f"expected the plate {structure.plate!r} with the {structure.rows} rows that the guide was set up "
+                f"for, got {rows.size}: make a new guide"
+            )
+        return plates, rows.indices if structure.is_subsampled else None
+
+
+def _frames(trace: poutine.Trace) -> Iterator[CondIndepStackFrame]:
+    """The plates around the sites of a run."""
+    for node in trace.nodes.values():
+        yield from node.get("cond_indep_stack") or ()
+
+
+def _same(one: RowJoint, other: RowJoint) -> bool:
+    """Whether two are called with the same objects."""
+    (args, kwargs), (others, named) = one.runs.given, other.runs.given
+    if len(args) != len(others) or kwargs.keys() != named.keys():
+        return False
+    return all(map(operator.is_, (*args, *kwargs.values()), (*others, *(named[key] for key in kwargs))))

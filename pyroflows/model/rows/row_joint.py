@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
 from ...compile import Untraceable
-from ..precision import in_precision
 from ..row_memory import rowwise
 from ..sites import Model
 from .reading import read
@@ -155,7 +154,7 @@ class RowJoint:
         """The same model at other arguments."""
         made = copy.copy(self)
         made.runs = copy.copy(self.runs)
-        made.runs.args, made.runs.kwargs = in_precision((args, kwargs), self.dtype)
+        made.runs.call(args, kwargs)
         return made
 
     def __call__(self, g: Tensor, z: Tensor, index: Tensor | None = None) -> Terms:

@@ -49,13 +49,18 @@ class RowRuns:
         init_loc_fn: Callable | None,
     ) -> None:
         self.dtype, self.model = dtype, model if dtype is None else partial(run_in, dtype, model)
-        self.args, self.kwargs = in_precision((args, kwargs), dtype)
+        self.call(args, kwargs)
         with default_dtype(dtype):
             started = self.model if init_loc_fn is None else InitMessenger(init_loc_fn)(self.model)
             self.first = trace_of(started, self.args, self.kwargs)
             check_run(self.first, self.model, self.args, self.kwargs, whole=False)
             self.structure = Structure.of(self.first, plate)
         self.owners: dict[str, Tensor] = {}
+
+    def call(self, args: tuple, kwargs: dict) -> None:
+        """Takes other arguments; :attr:`given` are these as they came, before they are converted."""
+        self.given = args, kwargs
+        self.args, self.kwargs = in_precision((args, kwargs), self.dtype)
 
     def settings(self) -> ExitStack:
         """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
