@@ -181,6 +181,9 @@ def test_arviz_predictions_and_pictures(fitted: PlatePosterior) -> None:
     assert fitted.to_arviz().posterior["effect"].dims == ("chain", "draw", "group")
     assert fitted.predict(num_samples=3)["y"].shape == (3, ROWS, 5)
     assert len(fitted.plot_rows().axes) == 1
+    assert "effect[3]" in fitted.report()
+    with pytest.raises(ValueError, match="a fit with steps, got one without"):
+        fitted.plot_loss()
 
 
 def test_the_guide_of_a_fit_runs_with_the_model_in_its_own_precision(fitted: PlatePosterior) -> None:

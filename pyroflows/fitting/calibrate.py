@@ -106,7 +106,8 @@ class _Fits:
         if posterior.history.stopped == INTERRUPTED:
             raise KeyboardInterrupt
         self.done += 1
-        self._guide = posterior.guide if self.warm_start else None
+        # The rows of a guide by plate are those of its data, and a start of its own takes a moment.
+        self._guide = posterior.guide if self.warm_start and isinstance(posterior, Posterior) else None
         found = posterior if self.refine is None else posterior.refine(self.refine)
         self.untrusted += found.diagnostics.grade == "do not trust"
         return found

@@ -17,13 +17,13 @@ from ..model import LogJoint
 from ..seeds import seed_of, seeded
 from ..training import History
 from . import archive, plots
-from . import page as posterior_page
 from .draws import Draws
 from .importance_diagnostics import Diagnostics
 from .refine import refine
 from .refine.judge import look_again
 from .refine.refined import Refined, propose
 from .refine.weights import weight_stats
+from .report import write_report
 from .scalars import open_scalars
 
 # Of the draws that judge a fit: data that were made from a seed of the user's own do not have the same numbers.
@@ -199,15 +199,7 @@ class Posterior(Draws):
         Returns:
             The page's text.
         """
-        history, title = self.history, f"Posterior of {', '.join(self.draws)}"
-        steps = f"{len(history.elbo)} steps, {history.bad_steps} dropped; stopped: {history.stopped or 'not said'}"
-        text = f"{title}\n\n{self.summary(weighted=self.diagnostics.grade == 'usable with weights')}\n{steps}"
-        if path is not None:
-            figures = [self.plot_loss()] if history.elbo else []
-            page = posterior_page.page(title, text, [*figures, self.plot_pairs()])
-            with files.replacing(path) as file:
-                file.write(page.encode())
-        return text
+        return write_report(self, self.history, path)
 
     def plot_loss(self) -> Any:
         """The ELBO over the steps of the fit; returns a matplotlib Figure."""

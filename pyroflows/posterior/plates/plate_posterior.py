@@ -16,6 +16,7 @@ from ...seeds import seed_of, seeded
 from .. import plots, summary
 from ..refine import Refined
 from ..refine.weights import systematic, weight_stats
+from ..report import write_report
 from ..scalars import as_numpy
 from . import plate_archive
 from .moments import Moments, row_moments, weighted_moments
@@ -195,6 +196,24 @@ class PlatePosterior(PlateDraws):
         return plots.plot_rows(
             *(part.reshape(len(part), -1).cpu().numpy() for part in (mean, sd)), site or names[0], most
         )
+
+    def report(self, path: str | Path | None = None) -> str:
+        """One page: the verdict, the table and how the fit went; written as HTML with pictures if given a path.
+
+        Args:
+            path: a file to write, for example ``"fit.html"``.
+        """
+        return write_report(self, self.history, path)
+
+    def plot_loss(self) -> Any:
+        """The ELBO over the steps of training; returns a matplotlib Figure.
+
+        Raises:
+            ValueError: if there was no training, as the start was good.
+        """
+        if not self.history.elbo:
+            raise ValueError(f"expected a fit with steps, got one without ({self.history.stopped}): there is no loss")
+        return plots.plot_elbo(self.history.elbo)
 
     def save(self, path: str | Path) -> None:
         """Writes the guide's numbers, those of all rows too, and what tells the model apart; no code and no data.
