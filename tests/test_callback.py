@@ -118,6 +118,7 @@ def fails() -> None:
     raise ValueError("mine")
 
 
+@pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # three steps are few
 def test_an_error_leaves_the_guide_as_a_stop_does(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = importlib.import_module("pyroflows.fitting.problem")
     monkeypatch.setattr(problem, "ascend", lambda affine, weights, **options: 0)  # the stage before the flow's
