@@ -124,11 +124,33 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
     CROSSED |= set() if bijector in ("affine", "spline") else {name, f"{name}_context"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
+# One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
+CORE = {
+    *("affine", "lower_triangular", "elementwise_of_spline", "coupling_of_spline", "autoregressive_of_affine"),
+    *("realnvp", "affine_context", "lower_triangular_low_rank_context", "elementwise_shared_context"),
+    *("elementwise_1d_context", "coupling_of_affine_context", "coupling_of_spline_context"),
+    *("coupling_net_context", "coupling_one_kept_context", "autoregressive_of_affine_context"),
+    *("autoregressive_random_context", "autoregressive_spline_inverse_context", "onto_context"),
+    *("inverse_context", "compose_mixed_context", "compose_nested_context", "compose_tied_context"),
+    *("compose_reversible_context", "compose_reversible_tied_context"),
+    *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
+    *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
+    *("conditioned", "compose_conditioned"),
+}
+# For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
+COMPILED_CORE = {
+    *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
+    *("coupling_of_spline_context", "coupling_alternating_context", "coupling_net"),
+    *("autoregressive_of_affine_context", "autoregressive_1d", "autoregressive_inverse_context"),
+    *("onto_context", "compose_mixed_context", "compose_tied_context", "compose_reversible_tied_context"),
+    *("realnvp_tails_context", "copula_context", "steady_context", "nice_1d_context", "permute_order"),
+    *("inverse_autoregressive", "conditioned"),
+}
 
 
-def params(pairs: Iterable[tuple[str, str]], slow: set[str]) -> list:
-    """Pairs of a case and something else as parameters of a test, marked slow where the case is."""
-    return [pytest.param(*pair, marks=pytest.mark.slow if pair[0] in slow else ()) for pair in pairs]
+def params(pairs: Iterable[tuple[str, str]], slow: Callable[[str, str], bool]) -> list:
+    """Pairs of a case and something else as parameters of a test, marked slow where they are."""
+    return [pytest.param(*pair, marks=pytest.mark.slow if slow(*pair) else ()) for pair in pairs]
 
 
 # One of each kind over four dimensions, with networks of the default size.

@@ -31,3 +31,9 @@ def _float64() -> Iterator[None]:
 def short_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 60 steps in place of 300, where another stage of a fit is tested: that one takes most of the time."""
     monkeypatch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 60)
+
+
+@pytest.fixture
+def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search for missed modes, where something else of a fit is tested: that takes most of one of few steps."""
+    monkeypatch.setattr(importlib.import_module("pyroflows.fitting.problem"), "note_missed", lambda *_: [])

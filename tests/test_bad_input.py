@@ -17,7 +17,10 @@ from pyroflows.fitting.faults import faults, misses
 from pyroflows.infer import Gaussian, ReverseKL, best_start, improper
 from pyroflows.model import LogJoint
 
+SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False, compile=False)
+pytestmark = pytest.mark.usefixtures("no_search")
+short = pytest.mark.usefixtures("short_affine_stage")
 FLAT = dist.ImproperUniform(dist.constraints.real, (), ())
 
 
@@ -49,6 +52,7 @@ def test_a_density_that_is_not_finite(name: str) -> None:
         quick(normal(factor))
 
 
+@short
 @pytest.mark.filterwarnings("ignore:fit. broken off")  # or not, as chance will have it
 @pytest.mark.parametrize(("factor", "sign"), [(lambda x: (x + 1).log(), "-"), (lambda x: (3 - x).sqrt().sqrt(), "")])
 def test_a_boundary_that_few_draws_cross_is_told(factor: Callable, sign: str) -> None:
@@ -66,6 +70,7 @@ UNSEEN = {
 }
 
 
+@short
 @pytest.mark.parametrize("name", UNSEEN)
 def test_changes_that_no_gradient_sees(name: str) -> None:
     message = r"The gradient of the site 'f' misses .* nats .*: values pass through .detach\(\), .item\(\), rounding or"
@@ -79,10 +84,11 @@ def test_a_density_without_any_gradient() -> None:
         quick(normal(lambda x: -x.detach().square(), FLAT))
 
 
+@short
 def test_a_kink_is_no_fault() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        posterior = fit(normal(lambda x: -x.abs()), progress=False, steps=500, compile=False)
+        posterior = fit(normal(lambda x: -x.abs()), flow=SMALL, progress=False, steps=300, compile=False)
     assert posterior.khat < 0.7
 
 
@@ -158,6 +164,7 @@ IMPROPER = {
 }
 
 
+@short
 @pytest.mark.parametrize("model", IMPROPER)
 def test_an_improper_posterior(model: Callable) -> None:
     message = f"expected a proper posterior. .* improper: the ELBO grows without bound, .*{IMPROPER[model]}"
@@ -174,6 +181,7 @@ def hierarchy() -> None:
         pyro.sample("y", dist.Normal(tau * effect, 1.0), obs=torch.tensor([0.1, 0.5, -0.3, 1.0]))
 
 
+@short
 def test_an_improper_posterior_that_creeps_away_is_told_of_at_the_end() -> None:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
@@ -232,6 +240,7 @@ def test_a2_centred_effects_are_not_improper() -> None:
         assert improper(density, Gaussian(torch.zeros(size).double(), scales.diag())) is None
 
 
+@short
 def test_a2_a_wide_prior_is_fitted() -> None:
     def wide() -> None:
         pyro.sample("x", dist.Normal(0.0, 1e12))
@@ -255,6 +264,7 @@ def test_a_latent_too_narrow_for_its_dtype() -> None:
         quick(lambda: pyro.sample("f", dist.Normal(0.0, 1e-30)))
 
 
+@short
 def test_latents_of_which_the_data_say_nothing_keep_their_prior() -> None:
     def model() -> None:
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
@@ -262,7 +272,7 @@ def test_latents_of_which_the_data_say_nothing_keep_their_prior() -> None:
         pyro.sample("idle", dist.Gamma(20.0, 2.0))
         pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(1.0))
 
-    posterior = fit(model, steps=500, progress=False, compile=False)
+    posterior = fit(model, flow=SMALL, steps=300, progress=False, compile=False)
     assert posterior.diagnostics.grade == "good"
     assert posterior.draws["idle"].mean().item() == pytest.approx(10.0, rel=0.02)
     assert posterior.draws["idle"].std().item() == pytest.approx(5**0.5, rel=0.05)
@@ -311,7 +321,7 @@ def test_latents_by_the_size_of_the_data() -> None:
         with pyro.plate("row", len(y)):
             pyro.sample("y", dist.Normal(pyro.sample("x", dist.Normal(0.0, 1.0)), 1.0), obs=y)
 
-    guide = quick(model, torch.zeros(2)).guide
+    guide = AutoFlow(model, flows.full_rank).setup(torch.zeros(2))
     with pytest.raises(ValueError, match=r"guide of the model's latents \{'x': \(3,\)\}, got one of \{'x': \(2,\)\}"):
         quick(model, torch.zeros(3), guide=guide)
 
@@ -332,6 +342,7 @@ class Breaks(ReverseKL):
         return found * math.nan if len(calls) > after else found
 
 
+@short
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_what_a_broken_fit_has_learnt_is_kept(by_hand: bool) -> None:
     message = "broken off after 60 steps .*interrupted" if by_hand else "broken off after 110 steps .*got 50 bad steps"
@@ -346,6 +357,7 @@ def test_what_a_broken_fit_has_learnt_is_kept(by_hand: bool) -> None:
     )
 
 
+@short
 @pytest.mark.parametrize(("shape", "rate"), [(3.0, 2.0), (30.0, 1.0)])
 def test_one_dimension(shape: float, rate: float) -> None:
     counts = torch.tensor([2.0, 5.0, 3.0, 4.0])

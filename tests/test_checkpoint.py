@@ -1,5 +1,6 @@
 """Checkpoints of fit, densities and VAEs: the same numbers however training ended, and files that are refused."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pyroflows.training import Checkpoint, described
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(4,))
 ROWS = np.random.default_rng(0).normal(size=(40, 2))
-pytestmark = pytest.mark.usefixtures("short_affine_stage")
+pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
 
 
 def normal(y: torch.Tensor) -> None:
@@ -77,8 +78,13 @@ def stopped_at(step: int, error: type[BaseException] | None = None) -> Callable:
     ids=["stop", "error", "^C"],
 )
 def test_a_fit_goes_on_in_the_same_process(
-    tmp_path: Path, error: type[BaseException] | None, objective: type[Annealed] | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException] | None,
+    objective: type[Annealed] | None,
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 10)  # three fits are made
+
     def run(path: Path | None, callback: Callable | None = None) -> tuple:
         aim = objective and objective(steps=50, first=0.5)
         posterior = quick(learnt, torch.ones(2), steps=150, checkpoint=path, callback=callback, objective=aim)

@@ -224,8 +224,15 @@ def test_networks_of_torchscript(script: Callable) -> None:
     assert_equal_to_plain(lambda y: normal(net(y)), AutoDelta(normal), torch.ones(3))
 
 
-@pytest.mark.parametrize("num_particles", [1, 4])
-@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize(
+    ("make", "num_particles"),
+    [
+        (AutoNormal, 4),
+        (AutoMultivariateNormal, 1),
+        pytest.param(AutoNormal, 1, marks=pytest.mark.slow),
+        pytest.param(AutoMultivariateNormal, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_correlations_are_traced(make: Callable, num_particles: int) -> None:
     def model(y: Tensor) -> None:
         factor = pyro.sample("factor", dist.LKJCholesky(3, 2.0))

@@ -20,6 +20,7 @@ from pyroflows.guides import auto_flow
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False)
 brief = partial(quick, full_rank=None)  # without the stage that takes most of a short fit
+unsearched = pytest.mark.usefixtures("no_search")
 Y = torch.tensor([1.0, 2.5, 3.0, 0.2])
 
 
@@ -52,6 +53,7 @@ def test_a_normal_mean(flow: Callable) -> None:
     assert posterior.diagnostics.log_evidence == pytest.approx(evidence, abs=0.005)
 
 
+@unsearched
 def test_keywords_go_to_the_model() -> None:
     mean, sd, evidence = exact(Y, prior_sd=0.3)
     posterior = brief(normal, Y, prior_sd=0.3)
@@ -59,6 +61,7 @@ def test_keywords_go_to_the_model() -> None:
     assert posterior.diagnostics.elbo == pytest.approx(evidence, abs=0.01)
 
 
+@unsearched
 def test_a_linear_regression() -> None:
     design, sd = torch.stack([torch.ones(20), torch.linspace(3.0, 5.0, 20), torch.randn(20)], dim=-1), 0.5
     y = design @ torch.tensor([1.0, -2.0, 0.5]) + sd * torch.randn(20)
@@ -111,6 +114,7 @@ class Noise(nn.Module):
         self.frozen = nn.Parameter(torch.tensor(7.0), requires_grad=False)
 
 
+@unsearched
 @pytest.mark.filterwarnings("ignore:frozen was not registered")  # Pyro's own note on such a parameter
 @pytest.mark.parametrize("kind", ["param", "module"])
 def test_a_model_learns_too(kind: str) -> None:
@@ -125,13 +129,14 @@ def test_a_model_learns_too(kind: str) -> None:
         with pyro.plate("data", 4):
             pyro.sample("y", dist.Normal(mu, noise), obs=Y)
 
-    history = quick(learns, steps=400, lr=0.02).history  # a good posterior for the first noise is not the end
+    history = brief(learns, steps=400, lr=0.02).history  # a good posterior for the first noise is not the end
     assert history.stopped == "all steps were used"
     found = net.log.exp() if kind == "module" else pyro.param("noise")
     assert found.item() == pytest.approx(best_noise(), rel=0.03)
     assert net.frozen.item() == 7.0
 
 
+@unsearched
 def test_a_minibatch_of_observations() -> None:
     y = torch.linspace(-1.0, 3.0, 40)
 
@@ -144,6 +149,7 @@ def test_a_minibatch_of_observations() -> None:
     check(quick(model, 30, steps=100), "mu", mean, sd, within=0.1)
 
 
+@unsearched
 def test_a_model_that_branches() -> None:
     def model() -> None:
         mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
@@ -154,6 +160,7 @@ def test_a_model_that_branches() -> None:
     check(posterior, "mu", 1.2, 0.8**0.5, within=0.1)
 
 
+@unsearched
 def test_the_seed_reproduces_a_fit() -> None:
     def run(seed: int) -> Posterior:
         pyro.set_rng_seed(seed)
@@ -165,7 +172,7 @@ def test_the_seed_reproduces_a_fit() -> None:
     assert one.history.elbo != other.history.elbo
 
 
-@pytest.mark.usefixtures("short_affine_stage")
+@pytest.mark.usefixtures("short_affine_stage", "no_search")
 def test_a_guide_is_trained_further() -> None:
     guide = AutoFlow(normal, SMALL)
     first = fit(normal, Y, guide=guide, steps=20, progress=False)
@@ -177,6 +184,7 @@ def test_a_guide_is_trained_further() -> None:
     check(second, "mu", *exact(1 + Y)[:2])
 
 
+@unsearched
 def test_the_guide_works_wherever_pyro_takes_one() -> None:
     guide = brief(normal, Y, steps=20).guide
     draws = Predictive(normal, guide=guide, num_samples=10, parallel=True)(Y)
@@ -186,6 +194,7 @@ def test_the_guide_works_wherever_pyro_takes_one() -> None:
     assert neutra.transform_sample(torch.zeros(5, 1))["mu"].numel() == 5
 
 
+@unsearched
 def test_one_particle_is_enough() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -193,6 +202,7 @@ def test_one_particle_is_enough() -> None:
     assert all(map(math.isfinite, posterior.history.elbo))
 
 
+@unsearched
 def test_many_latents_are_fitted_without_the_affine_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -202,18 +212,20 @@ def test_many_latents_are_fitted_without_the_affine_stage(
     check(posterior, "mu", *exact(Y)[:2], within=0.1)
 
 
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("_float64", "no_search")
 def test_float64_by_default() -> None:
     posterior = brief(normal, Y.double(), steps=50)
     assert posterior.draws["mu"].dtype == torch.float64
     assert posterior.diagnostics.elbo == pytest.approx(exact(Y)[2], abs=0.05)
 
 
+@unsearched
 def test_a_base_of_ones_own() -> None:
     posterior = brief(normal, Y, steps=20, base=lambda d: dist.StudentT(5.0, torch.zeros(d), 1.0))
     assert isinstance(posterior.guide.get_base_dist().base_dist, dist.StudentT)
 
 
+@unsearched
 def test_global_state_is_left_alone() -> None:
     with pyro.validation_enabled(True):
         brief(normal, Y, steps=10)
@@ -228,6 +240,7 @@ def test_an_unsound_model_is_refused() -> None:
         fit(lambda: None, progress=False)
 
 
+@unsearched
 def test_a_model_with_numbers_of_its_own_runs_in_double_precision() -> None:
     def regression(x: Tensor, y: Tensor) -> None:
         slopes = pyro.sample("slopes", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -260,8 +273,9 @@ def test_options_out_of_range(options: dict, message: str) -> None:
         fit(normal, Y, **options)
 
 
+@unsearched
 @pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
 def test_a_fit_has_gradients_of_its_own(without_gradients: Callable) -> None:
     with without_gradients():
-        posterior = quick(normal, Y.clone())
+        posterior = brief(normal, Y.clone())
     check(posterior, "mu", *exact(Y)[:2])

@@ -13,7 +13,7 @@ from pyroflows import AutoFlow, fit, flows
 from pyroflows.training import stopping
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
-pytestmark = pytest.mark.usefixtures("short_affine_stage")
+pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False)
 Y = torch.tensor([1.0, 2.5, 3.0, 0.2])
 

@@ -117,7 +117,7 @@ def leaky_couplings(input_dim: int) -> Compose:
 @pytest.mark.parametrize("flow", [three_mafs, pytest.param(leaky_couplings, marks=pytest.mark.slow)])
 def test_moons(flow: type) -> None:
     rows, fresh = (make_moons(10_000, noise=0.05, random_state=seed)[0] for seed in (0, 1))
-    density = FlowDensity(flow, epochs=40, batch_size=500, lr=0.01, random_state=0).fit(rows)
+    density = FlowDensity(flow, epochs=20, batch_size=500, lr=0.01, random_state=0).fit(rows)
     normal = dist.MultivariateNormal(torch.tensor(rows).mean(0), torch.tensor(rows).T.cov())
     assert density.score(fresh) > normal.log_prob(torch.tensor(fresh)).mean() + 1.0
     drawn = torch.tensor(density.sample(3000, random_state=0))

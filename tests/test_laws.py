@@ -1,11 +1,11 @@
-"""Every law on every case of the registry, and each case under torch.compile."""
+"""Every law on every case of the registry, and each case under torch.compile; by default a selection of both."""
 
 import pytest
 import torch
 from torch.distributions import biject_to
 from torch.testing import assert_close
 
-from cases import BIJECTORS, CASES, CONDITIONAL, CROSSED, TRACER_WARNING, params
+from cases import BIJECTORS, CASES, COMPILED_CORE, CONDITIONAL, CORE, CROSSED, TRACER_WARNING, params
 from pyroflows import bijectors, flows, transforms
 from pyroflows.laws import BIJECTOR_LAWS, LAWS, check_bijector_law, check_law
 
@@ -14,11 +14,16 @@ AUTOREGRESSIVE = {
 }
 PAIRS = [(name, law) for name in CASES for law in LAWS if law != "triangular" or name in AUTOREGRESSIVE]
 COMPILED = [(name, "forward") for name in CASES] + [(n, "inverse") for n in CASES if n not in AUTOREGRESSIVE]
-# Each takes a second: those without a context are slow where the same case has one.
-UNCONDITIONAL = {name for name in CASES if f"{name}_context" in CASES}
+# Laws of modules, of copies, of what torch does to them and of scores, which hang on the classes of the parts.
+OF_CLASSES = {"carried_score", "never_stale", "copies", "dtypes", "devices", "functorch"}
 
 
-@pytest.mark.parametrize(("name", "law"), params(PAIRS, slow=CROSSED))
+def rare(name: str, law: str) -> bool:
+    """Whether a law is tested on a case by `make test-slow` only."""
+    return name not in CORE and (name in CROSSED or law in OF_CLASSES)
+
+
+@pytest.mark.parametrize(("name", "law"), params(PAIRS, slow=rare))
 def test_law(name: str, law: str) -> None:
     check_law(law, CASES[name]())
 
@@ -30,7 +35,7 @@ def test_bijector_law(name: str, law: str) -> None:
 
 
 @pytest.mark.filterwarnings(TRACER_WARNING)
-@pytest.mark.parametrize(("name", "way"), params(COMPILED, slow=CROSSED | UNCONDITIONAL))
+@pytest.mark.parametrize(("name", "way"), params(COMPILED, slow=lambda name, way: name not in COMPILED_CORE))
 def test_compiles_without_graph_break(name: str, way: str) -> None:
     transform = CASES[name]() if way == "forward" else CASES[name]().inv
     x = biject_to(transform.domain)(torch.randn(4, transform.input_dim))
@@ -64,8 +69,9 @@ def test_a_compiled_flow_sees_new_parameters() -> None:
 
 
 def test_the_registry_holds_every_bijector_transform_and_recipe() -> None:
-    built = {type(part).__name__ for make in CASES.values() for part in make().modules()}
-    assert set(transforms.__all__) - {"FlowTransform"} <= built
+    for names in (CASES, CORE, COMPILED_CORE):
+        built = {type(part).__name__ for name in names for part in CASES[name]().modules()}
+        assert set(transforms.__all__) - {"FlowTransform"} <= built
     assert set(bijectors.__all__) - {"Bijector"} <= {type(make()).__name__ for make in BIJECTORS.values()}
     recipes = set(flows.__all__)
     # The one is random in training, so that no law holds; the other is realnvp_tails, of more layers.

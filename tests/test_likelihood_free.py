@@ -61,6 +61,7 @@ def test_exact_draws_of_the_moons() -> None:
     assert RECIPE["c2st"](near * 1.2, RECIPE["moons_posterior"](len(near))) > 0.6
 
 
+@pytest.mark.usefixtures("short_affine_stage", "no_search")
 def test_a_learnt_likelihood_in_a_model_that_is_fitted() -> None:
     pyro.set_rng_seed(0)
     theta = NORMAL.sample((4000,))

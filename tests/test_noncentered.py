@@ -20,7 +20,7 @@ from pyroflows.model.noncentered import DEEPEST, noncentered
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-pytestmark = pytest.mark.usefixtures("short_affine_stage")
+pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
 untrusted = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")
 
 
@@ -137,7 +137,8 @@ def test_training_and_refinement_go_on_in_them(fitted: Posterior) -> None:
     further = fit(schools, Y, 10.0, guide=guide, steps=50, progress=False)
     assert further.guide.fixed is guide.fixed
     assert further.diagnostics.elbo > fitted.diagnostics.elbo - 0.05
-    chains = fitted.refine("neutra", num_draws=40, warmup=20, chains=1)
+    pyro.set_rng_seed(1)
+    chains = fitted.refine("neutra", num_draws=40, warmup=40, chains=1)
     assert chains.draws["theta"].shape == (40, 8)
     assert math.isfinite(chains.draws["tau"].mean())
 
@@ -145,7 +146,7 @@ def test_training_and_refinement_go_on_in_them(fitted: Posterior) -> None:
 @untrusted
 def test_it_can_be_refused_and_demanded() -> None:
     quick = partial(fit, flow=flows.full_rank, steps=20, full_rank=None, progress=False)
-    assert quick(schools, Y, 10.0, noncentered=False).guide.fixed is None
+    assert quick(schools, Y[:2], 10.0, noncentered=False).guide.fixed is None
     with pytest.raises(ValueError, match="noncentered=True, got none: leave noncentered out"):
         quick(plain, noncentered=True)
 

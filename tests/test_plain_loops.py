@@ -32,8 +32,13 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("elbo", [Trace_ELBO(), CompiledTrace_ELBO(compile=False)], ids=["pyro", "compiled"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+PLAIN, COMPILED = Trace_ELBO(), CompiledTrace_ELBO(compile=False)
+# Either loss and each seed by default, all pairs in the slow tests.
+FEW = [(PLAIN, 0), (COMPILED, 1), (COMPILED, 2)]
+MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((PLAIN, 1), (PLAIN, 2), (COMPILED, 0))]
+
+
+@pytest.mark.parametrize(("elbo", "seed"), [*FEW, *MORE])
 def test_f1_three_means_with_one_particle(elbo: Trace_ELBO, seed: int) -> None:
     pyro.set_rng_seed(seed)
     guide = AutoFlow(rows)

@@ -125,6 +125,7 @@ def plain(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Normal(x @ b, 1.0), obs=y)
 
 
+@pytest.mark.usefixtures("no_search")
 @pytest.mark.parametrize("precision", ["mixed", "double", "single"])
 @pytest.mark.parametrize("model", [plain, minibatch, with_parameters, with_a_module])
 def test_a1_fit_runs_on_every_path(model: Callable, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pyroflows import AutoFlow, flows, log_joint
 from pyroflows.posterior import Diagnostics
 from pyroflows.transforms import Elementwise
 
+pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
 Y = torch.tensor([0.5, -0.2, 1.0, 0.3])
 
 

@@ -14,7 +14,8 @@ from pyroflows import flows
 from pyroflows.compile import Untraceable
 from pyroflows.training import SpeedUp, Trainer, speed
 
-pytestmark = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # fits of few steps
+few_steps = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")
+pytestmark = [few_steps, pytest.mark.usefixtures("no_search")]
 # The stage of the flow alone, whose steps are what is run in several ways.
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 brief = partial(pyroflows.fit, flow=FLOW, start=None, full_rank=None, progress=False)

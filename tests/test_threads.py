@@ -72,6 +72,7 @@ def test_one_thread_stays_one() -> None:
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.usefixtures("no_search")
 def test_fit_runs_on_one_and_draws_the_same_numbers() -> None:
     seen: list[int] = []
 
