@@ -1,5 +1,6 @@
 """What is found out about a model's rows before they are used: whose data are whose, and that rows are independent."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ def read(runs: RowRuns) -> Reading:
         runs.owners = owners_of(partial(runs.values, loose, index), points, structure)
         for point in points:
             _check(runs, point, index)
+        _check_outer(runs, points, index)
         follows = not structure.is_subsampled or _is_followed(runs, points[0], index)
         with torch.no_grad():
             numbers = sum(value.numel() for value in runs.values(None, index, g, z).values())
@@ -72,6 +74,21 @@ def _check(runs: RowRuns, point: Point, index: Tensor | None) -> None:
             )
 
 
+def _check_outer(runs: RowRuns, points: list[Point], index: Tensor | None) -> None:
+    """Raises if others set the scale of a prior outside of the plate: such globals have a mode at a scale of zero."""
+    (g, z), (other, _) = points
+    for site in runs.structure.outer.sites:
+        moved = other.clone()
+        moved[site.start : site.stop] = g[site.start : site.stop]
+        bends = [_bend(lambda at: runs.by_site(at, z, index)[1][site.name], at) for at in (g, moved)]  # noqa: B023
+        if not _same(*(bend[site.start : site.stop] for bend in bends)):
+            raise ValueError(
+                f"expected latents outside of the plate {runs.structure.plate!r} with priors of a fixed scale, got the "
+                f"site {site.name!r} whose prior other latents make narrow or wide: sample standard normals and "
+                f"multiply them by the scale, or take AutoFlow or fit(..., plates=False)"
+            )
+
+
 @torch.no_grad()
 def _is_followed(runs: RowRuns, point: Point, index: Tensor) -> bool:
     """Whether the model sees the rows that are chosen: turned around, and others in place of half, none changes."""
@@ -83,15 +100,21 @@ def _is_followed(runs: RowRuns, point: Point, index: Tensor) -> bool:
 
 def _is_quadratic(runs: RowRuns, name: str, points: list[Point], index: Tensor | None) -> bool:
     """Whether the density of a site of the rows bends alike wherever they are."""
-    return all(_same(*(_bend(runs, name, g, z + shift, index) for shift in (0.0, 1.0))) for g, z in points)
+    for g, z in points:
+        bends = [_bend(lambda at: runs.by_site(g, at, index)[1][name], z + by) for by in (0.0, 1.0)]  # noqa: B023
+        if not _same(*bends):
+            return False
+    return True
 
 
-def _bend(runs: RowRuns, name: str, g: Tensor, z: Tensor, index: Tensor | None) -> Tensor:
-    """The curvature of a site's density by each row along one direction, ``(R, d)``."""
-    at = z.detach().requires_grad_()
+def _bend(density: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The curvature of a density along one direction, of the shape of ``at``."""
+    at = at.detach().requires_grad_()
     with torch.enable_grad():
-        value = runs.by_site(g.detach(), at, index)[1][name].sum()
-        (slope,) = torch.autograd.grad(value, at, create_graph=True)
+        value = density(at).sum()
+        if not value.requires_grad:
+            return torch.zeros_like(at)
+        (slope,) = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True)
         if not slope.requires_grad:
             return torch.zeros_like(at)
         weights = torch.linspace(1.0, 2.0, at.shape[-1]).to(at)
