@@ -178,7 +178,7 @@ def run_nuts(case: Case) -> dict[str, Any]:
         data, answer = f"{folder}/data.npz", f"{folder}/answer.npz"
         np.savez(data, **as_arrays(case.data()))
         interpreter, script = str(python()), str(HERE / "structured_nuts.py")
-        command = [interpreter, "-W", "ignore", script, case.family, data, answer, str(time.time())]
+        command = [interpreter, "-W", "ignore", script, case.family, data, answer]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         with np.load(answer) as loaded:
             return summarized(dict(loaded), case)
@@ -191,7 +191,6 @@ def summarized(arrays: dict[str, np.ndarray], case: Case) -> dict[str, Any]:
     ess = {site: float(np.nanmin(arrays[f"ess:{site}"])) for site in sites}
     return {
         "date": str(date.today()),
-        "seconds": round(float(arrays["seconds"]), 1),
         "processor": round(float(arrays["processor"]), 1),
         "divergences": int(arrays["divergences"]),
         "rhat": round(max(float(np.nanmax(arrays[f"rhat:{site}"])) for site in sites), 4),

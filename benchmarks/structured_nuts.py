@@ -1,7 +1,7 @@
 """NUTS of NumPyro on the models of ``structured_models.py``; run by the environment of ``jax_process.py``.
 
-``python structured_nuts.py FAMILY DATA.npz ANSWER.npz START`` writes means, sds, effective draws of every latent, the
-seconds since START, a time since the epoch, at which the printed summary was there, and those of the processor.
+``python structured_nuts.py FAMILY DATA.npz ANSWER.npz`` writes means, sds, effective draws and split R-hat of every
+latent, and the seconds of the processor until the summary was printed.
 """
 
 import sys
@@ -78,7 +78,7 @@ FAMILIES: dict[str, Callable] = {function.__name__: function for function in (no
 
 def main() -> None:
     """Runs one model."""
-    family, data, answer, start = sys.argv[1:]
+    family, data, answer = sys.argv[1:]
     numpyro.enable_x64()
     chains = MCMC(
         NUTS(FAMILIES[family]),
@@ -91,8 +91,8 @@ def main() -> None:
     with np.load(data) as arrays:
         chains.run(jax.random.PRNGKey(0), **{name: jnp.asarray(arrays[name]) for name in arrays})
     chains.print_summary()
-    spent = {"seconds": time.time() - float(start), "processor": time.process_time()}
-    np.savez(answer, divergences=int(chains.get_extra_fields()["diverging"].sum()), **spent, **read(chains))
+    divergences = int(chains.get_extra_fields()["diverging"].sum())
+    np.savez(answer, processor=time.process_time(), divergences=divergences, **read(chains))
 
 
 def read(chains: MCMC) -> dict[str, np.ndarray]:
