@@ -101,26 +101,6 @@ def varying_slopes_data(groups: int) -> dict[str, Tensor]:
     return {"x": x, "y": (torch.rand(groups, 20, generator=generator) < chance).float()}
 
 
-def two_parameter_logistic(y: Tensor) -> None:
-    sb = pyro.sample("sb", dist.HalfNormal(1.0))
-    sa = pyro.sample("sa", dist.HalfNormal(1.0))
-    with pyro.plate("item", y.shape[1]):
-        b = pyro.sample("b", dist.Normal(0.0, sb))
-        log_a = pyro.sample("log_a", dist.Normal(0.0, sa))
-    with pyro.plate("person", len(y)):
-        t = pyro.sample("t", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Bernoulli(logits=log_a.exp() * (t[..., None] - b)).to_event(1), obs=y)
-
-
-def two_parameter_logistic_data(persons: int, items: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    b = torch.randn(items, generator=generator)
-    a = (0.4 * torch.randn(items, generator=generator)).exp()
-    t = torch.randn(persons, generator=generator)
-    chance = torch.sigmoid(a * (t[:, None] - b))
-    return {"y": (torch.rand(persons, items, generator=generator) < chance).float()}
-
-
 def gamma_poisson(y: Tensor) -> None:
     shape = pyro.sample("shape", dist.HalfNormal(5.0))
     rate = pyro.sample("rate", dist.HalfNormal(5.0))
@@ -241,20 +221,6 @@ CASES = {
     "slopes30": Case("varying slopes, LKJ, J = 30", "slopes", varying_slopes, lambda: varying_slopes_data(30), ("z",)),
     "slopes500": Case(
         "varying slopes, LKJ, J = 500", "slopes", varying_slopes, lambda: varying_slopes_data(500), ("z",)
-    ),
-    "irt100": Case(
-        "2PL, 100 persons x 20 items",
-        "irt",
-        two_parameter_logistic,
-        lambda: two_parameter_logistic_data(100, 20),
-        ("t",),
-    ),
-    "irt1000": Case(
-        "2PL, 1,000 persons x 30 items",
-        "irt",
-        two_parameter_logistic,
-        lambda: two_parameter_logistic_data(1000, 30),
-        ("t",),
     ),
     "poisson200": Case(
         "gamma-Poisson, J = 200", "poisson", gamma_poisson, lambda: gamma_poisson_data(200), ("lam",), drawn=True

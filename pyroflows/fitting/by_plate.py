@@ -14,6 +14,7 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 from ..flows import with_tails
+from ..flows.linear import FULL_RANK_LIMIT
 from ..guides import AutoPlateFlow
 from ..guides.plates.objective import plate_weights
 from ..model.rows import RowJoint
@@ -81,6 +82,13 @@ def judged_by_plate(posterior: PlatePosterior) -> PlatePosterior:
     if posterior.diagnostics.grade == "do not trust":
         warnings.warn(f"fit: {posterior.diagnostics.verdict}", stacklevel=3)
     return posterior
+
+
+def is_for_one_flow(posterior: PlatePosterior) -> bool:
+    """Whether one flow over all latents may do better than this, and can be had."""
+    structure = posterior.structure
+    held = not structure.is_subsampled and structure.size <= FULL_RANK_LIMIT
+    return held and posterior.diagnostics.grade == "do not trust"
 
 
 class PlateFit:

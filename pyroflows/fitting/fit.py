@@ -16,7 +16,7 @@ from ..posterior import PlatePosterior, Posterior
 from ..seeds import seed_of, seeded
 from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
-from .by_plate import PlateFit, judged_by_plate, planned
+from .by_plate import PlateFit, is_for_one_flow, judged_by_plate, planned
 from .options import check_arguments, check_options, check_plates
 from .problem import Options, Problem
 from .start import Start
@@ -69,7 +69,8 @@ def fit(
         args: the model's arguments.
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
         plates: None follows a plate where the model has 50 latents or more, or one is subsampled, and the options
-            below are left as they are; True or the name of a plate asks for it, and False for one joint flow.
+            below are left as they are; a fit that is not to be trusted is then made anew by one flow, up to 1000
+            latents and without a checkpoint. True or the name of a plate asks for it, and False for one flow.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
             all of it; or an ``AutoPlateFlow``. It is changed, and with it what an earlier posterior that holds it
             draws; fit a copy to keep that one. The next five arguments and ``flow`` are for new ones.
@@ -141,7 +142,8 @@ def fit(
             by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
         if by_plate is not None:
             made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress).run(listener, saved)
-            return judged_by_plate(made)
+            if plates is not None or guide is not None or checkpoint is not None or not is_for_one_flow(made):
+                return judged_by_plate(made)
     options = Options(
         flow=flow,
         guide=guide,
