@@ -240,6 +240,23 @@ def test_options_that_do_not_fit(options: dict, kind: type[Exception], says: str
         pf.fit(normal, Y, progress=False, **options)
 
 
+def two_humps(y: Tensor) -> None:
+    """Rows of which nobody knows the sign, few enough for one flow."""
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.1))
+    with pyro.plate("group", len(y)):
+        size = pyro.sample("size", dist.Normal(0.0, scale))
+        pyro.sample("y", dist.Normal(size**2, 0.1), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore:fit:UserWarning")
+def test_what_is_not_to_be_trusted_by_plate_is_fitted_by_one_flow() -> None:
+    y = torch.full((50,), 1.0)
+    by_plate = pf.fit(two_humps, y, plates=True, steps=20, progress=False).diagnostics
+    assert by_plate.grade == "do not trust"
+    assert "50 of 50 rows of 'group' have another mode with up to 50% of their mass" in by_plate.verdict
+    assert isinstance(pf.fit(two_humps, y, steps=20, progress=False), Posterior)
+
+
 def test_a_guide_by_plate_excludes_one_flow() -> None:
     with pytest.raises(ValueError, match="plates=False without a guide by plate"):
         pf.fit(normal, Y, guide=AutoPlateFlow(normal), plates=False)

@@ -17,6 +17,8 @@ from ..flows import with_tails
 from ..flows.linear import FULL_RANK_LIMIT
 from ..guides import AutoPlateFlow
 from ..guides.plates.objective import plate_weights
+from ..infer.nested.marginal import modes
+from ..infer.nested.other_modes import other_modes
 from ..model.rows import RowJoint
 from ..posterior.plates.plate_posterior import PlatePosterior
 from ..training import Checkpoint, History, Listener, SpeedUp, Threads, Trainer, described
@@ -28,6 +30,8 @@ MANY = 50
 STEPS, ROUNDS, PARTICLES, WARMUP = 300, 3, 8, 20
 # Rates of a round, the next one where a round did not help.
 RATES = 1e-2, 3e-3
+# A row's other mode of a larger share of its mass is missed.
+MISSED = 0.05
 # A round that raised the ELBO by less, in nats, is the last one.
 ENOUGH = 0.05
 # Steps between two looks at the checkpoint, and draws that judge a fit.
@@ -116,14 +120,27 @@ class PlateFit:
                 bar.set_postfix_str("start ...")
                 threads.run(partial(self.guide.setup_on, self.joint))
             saved.check(self._fingerprint())
+            self.history.missed = self._other_modes()
             best = self._judged()
             self.history.stopped = "the start is good"
-            if self._fresh:
+            if self._fresh and not self.history.missed:
                 best = self._match(best)
-            if not best.diagnostics.close and not self.joint.structure.is_subsampled:
+            trained = not (self.joint.structure.is_subsampled or self.history.missed)
+            if trained and not best.diagnostics.close:
                 best = self._train(best, listener, saved, bar)
         listener.pass_on()
         return best
+
+    def _other_modes(self) -> dict[str, float]:
+        """Rows with another mode, and the share of their mass there."""
+        g, structure = self.guide.loc, self.joint.structure
+        z = g.new_zeros(structure.rows, structure.width)
+        with torch.no_grad():
+            for some in self.joint.passes:
+                z = some.put(z, self.guide.form.at(self.guide.given(self.joint, g[None], some.index)).mean[0])
+        share = other_modes(self.joint, g, modes(self.joint, g, z))
+        rows = (share > MISSED).nonzero()[:, 0]
+        return dict(zip(map(str, rows.tolist()), share[rows].tolist(), strict=True))
 
     def _judged(self) -> PlatePosterior:
         return PlatePosterior(self.guide, self.joint, self.history, num_draws=DRAWS)

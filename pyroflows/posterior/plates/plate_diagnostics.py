@@ -62,6 +62,14 @@ class PlateDiagnostics(Diagnostics):
     @property
     def verdict(self) -> str:
         """One sentence on what the weights mean, and what to do; names the worst rows where some are bad."""
+        if self.missed:
+            several = ", ..." if len(self.missed) > NAMED else ""
+            return (
+                f"do not trust: {len(self.missed)} of {self.rows} rows of {self.plate!r} have another mode with up to "
+                f"{max(self.missed.values()):.0%} of their mass, of which there are no draws: rows "
+                f"{', '.join([*self.missed][:NAMED])}{several}. Take fit(..., plates=False, modes=16), or a prior that "
+                f"tells the modes apart."
+            )
         if self.each == 1 and self.close:
             return f"sd(log w) {self.log_weight_sd:.1e} over all latents: good, use the draws as they are."
         if self.each > 1 and self.grade == "good":

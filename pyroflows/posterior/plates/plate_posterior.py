@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class PlatePosterior(PlateDraws):
     @functools.cached_property
     def _judged(self) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
         with seeded(self.seed, self.guide.loc.device):
-            return diagnose(self.guide, self.joint, self.num_draws)
+            found, weighed, smoothed = diagnose(self.guide, self.joint, self.num_draws)
+        return replace(found, missed=self.history.missed), weighed, smoothed
 
     @property
     def diagnostics(self) -> PlateDiagnostics:
