@@ -113,7 +113,7 @@ SPOILT = {
     "globals moved": (lambda guide: guide.transform[-1].params.value[0].add_(0.5), "usable with weights"),
     "one row": (lambda guide: guide.form.row[7, 0].add_(2.5), "rows 7 ("),
     "all rows": (lambda guide: guide.form.row[:, 0].add_(0.8), "the rows are off"),
-    "all rows too wide": (lambda guide: guide.form.row[:, 1].sub_(1.0), "log weights of a row of 'group' spread by"),
+    "all rows too wide": (lambda guide: guide.form.row[:, 1].sub_(0.5), "log weights of a row of 'group' spread by"),
 }
 
 

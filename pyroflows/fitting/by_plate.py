@@ -164,9 +164,8 @@ class PlateFit:
         trainer = Trainer(parameters, lr=RATES[0], warmup=WARMUP, average=0.98, history=self.history)
         objective = partial(plate_weights, self.guide, self.joint, PARTICLES)
         speed = SpeedUp(trainer, objective, min(self.steps, ROUNDS * STEPS), self.compile, bar.set_postfix_str)
-        self.history.speed, done, rates = "plain", 0, [*RATES[1:]]
+        self.history.speed, done, rates, ended = "plain", 0, [*RATES[1:]], False
         with kept(trainer):
-            saved.resume(partial(self._load, trainer, speed))
             while done < min(self.steps, ROUNDS * STEPS) and not listener.stopped and not best.diagnostics.close:
                 before = copy.deepcopy(self.guide.state_dict())
                 done += self._round(trainer, speed, min(STEPS, self.steps - done), listener, saved, bar)
@@ -177,16 +176,18 @@ class PlateFit:
                 else:
                     self.guide.load_state_dict(before)
                     self.history.stopped = "more steps did not help"
-                if not ((better and gained > ENOUGH) or rates):
+                if (gained <= ENOUGH) if better else not rates:
                     break
-                trainer.restart(trainer.safe.lr if better and gained > ENOUGH else rates.pop(0))
+                trainer.restart(trainer.safe.lr if better else rates.pop(0))
             trainer.finish()
-        return best
+            ended = True
+        return best if ended else self._judged()
 
     def _round(
         self, trainer: Trainer, speed: SpeedUp, steps: int, listener: Listener, saved: Checkpoint, bar: tqdm
     ) -> int:
         """So many steps, with a rate that falls over the second half; ends with the average of the iterates."""
+        saved.resume(partial(self._load, trainer, speed))
         while trainer.safe.done < steps and not listener.stopped:
             if trainer.safe.done == steps // 2:
                 trainer.safe.decay_over(steps - trainer.safe.done)

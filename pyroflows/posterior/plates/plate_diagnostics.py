@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ...guides import AutoPlateFlow
 from ...model.rows import RowJoint
 from ..importance_diagnostics import CLOSE, DIGITS, Diagnostics
+from ..importance_diagnostics import REMEDY as FOR_ONE_FLOW
 from ..psis import mean_error
 from .row_weights import RowWeights, row_weights
 
@@ -20,6 +21,7 @@ ROW_CLOSE, NAMED = 0.3, 5
 FIRST, NUMBERS = 3_000_000, 30_000_000
 # Draws of each row in the first look, and of the globals at least.
 FEW, LEAST = 2, 200
+REMEDY = "Try fit(..., guide=posterior.guide), which trains further, or plates=False for one flow over all latents."
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class PlateDiagnostics(Diagnostics):
                 f"{max(self.worst.values(), default=0.0):.2f}: good, use the draws as they are."
             )
         if self.grade == "do not trust" and self.noise > LOUD:
-            return f"do not trust: the rows are off. {self._on_rows} Try more steps, or posterior.retrain()."
-        found = super().verdict
+            return f"do not trust: the rows are off. {self._on_rows} {REMEDY}"
+        found = super().verdict.replace(FOR_ONE_FLOW, REMEDY)
         bad = self.each > 1 and max(self.worst.values(), default=0.0) >= 1.0
         return f"{found} {self._on_rows}" if bad else found
 
