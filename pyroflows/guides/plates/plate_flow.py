@@ -60,7 +60,7 @@ class AutoPlateFlow(PlateGuide):
         Embedded-model Flows. Silvestri et al., 2022. https://arxiv.org/abs/2110.06021
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> def model(y):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
         ...     with pyro.plate("group", len(y)):

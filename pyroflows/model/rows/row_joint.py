@@ -80,7 +80,7 @@ class RowJoint:
         RuntimeError, ValueError: if the model cannot be right, has no such plate, or its rows are not independent.
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> def model(y):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         ...     with pyro.plate("group", 3):
