@@ -1,7 +1,6 @@
 """The log joint density of a Pyro model as a function of one unconstrained vector."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,14 +13,13 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..compile import Untraceable
 from .all_rows import AllRows
 from .check import check_latents, check_model
 from .latent_space import LatentSpace
 from .parameters import Holding, parameters_of
 from .plates import Choice, Chosen, Plates
 from .precision import default_dtype, in_precision, run_in
-from .row_memory import rowwise
+from .row_memory import ManyRows
 from .sites import Model, is_minibatch, plates_of, trace_of
 from .vmap_rules import Traceable
 
@@ -71,7 +69,7 @@ class LogJoint:
             space.start = start.to(space.start)
         self.space = space
         self._names = {site.name for site in space.sites}
-        self._one_by_one, self._calls = False, None
+        self._at_rows = ManyRows()
         #: The subsampled plates whose rows can be chosen, None if there are none.
         self.plates: Plates | None = None
         #: Whether each call sees a random part of the data.
@@ -98,14 +96,14 @@ class LogJoint:
         if self.plates is not None:
             return AllRows(self.batch, self.plates)(rows).reshape(z.shape[:-1])
         with self._settings():
-            return self._rows(rows, None).reshape(z.shape[:-1])
+            return self._at_rows(partial(self._single, choice=None), rows).reshape(z.shape[:-1])
 
     def batch(self, z: Tensor, choice: Choice | None = None) -> Tensor:
         """The same for ``(B, D)`` from some rows of the subsampled plates, by default at random; right on average."""
         if choice is None and self.plates is not None:
             choice = self.plates.random()
         with self._settings():
-            return self._rows(z.to(self.space.start.dtype), choice)
+            return self._at_rows(partial(self._single, choice=choice), z.to(self.space.start.dtype))
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
         """Values of the sites by name for ``z`` of shape ``(..., D)``."""
@@ -118,7 +116,7 @@ class LogJoint:
     @property
     def one_by_one(self) -> bool:
         """Whether rows were found to run one by one only, as the model cannot be vmapped."""
-        return self._one_by_one
+        return self._at_rows.one_by_one
 
     def typed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Values by name in the dtypes that the model runs in, whatever a guide draws: the one door for dtypes."""
@@ -170,10 +168,7 @@ class LogJoint:
             return {name: value[:0] for name, value in self.terms(self.space.start[None]).items()}
         rows, choice = z.to(self.space.start.dtype), None if self.plates is None else self.plates.spaced()
         with self._settings():
-            if not self._one_by_one:
-                return rowwise(partial(self._terms, choice=choice), rows, self._calls)
-            found = [self._terms(row, choice) for row in rows]
-        return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
+            return self._at_rows(partial(self._terms, choice=choice), rows)
 
     @torch.no_grad()
     def observed(self) -> dict[str, tuple[NDArray, tuple[str | None, ...]]]:
@@ -229,26 +224,6 @@ class LogJoint:
         """Validation branches on values, which vmap cannot; the model was checked when it was first run."""
         with pyro.validation_enabled(False), default_dtype(self.dtype):
             yield
-
-    def _rows(self, rows: Tensor, choice: Choice | None) -> Tensor:
-        if not self._one_by_one:
-            try:
-                return rowwise(partial(self._single, choice=choice), rows, self._calls)
-            except (Untraceable, torch.linalg.LinAlgError):  # of a matrix at one row, which says nothing about vmap
-                raise
-            except RuntimeError as error:
-                # A model that fails on one row by itself has its own error to show.
-                self._single(rows[0], choice)
-                if self._calls is None:  # it may fill memory in place
-                    self._calls = set()
-                    return self._rows(rows, choice)
-                self._one_by_one = True
-                warnings.warn(
-                    "the model cannot be evaluated for many particles at once and runs one by one, which is "
-                    f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
-                    stacklevel=4,
-                )
-        return torch.stack([self._single(row, choice) for row in rows])
 
     def _single(self, z: Tensor, choice: Choice | None) -> Tensor:
         return sum(self._terms(z, choice).values())

@@ -1,5 +1,6 @@
-"""Memory that a model fills in place with what each row has of its own, which vmap refuses, made one for each row."""
+"""A model at many rows by vmap, with memory that it fills in place, which vmap refuses, made one for each row."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,45 @@ from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..compile import Untraceable
 from ..compile.signature import tensors_in
 
 # Calls that are found to make such memory, one in each turn, before this is given up.
 TURNS = 100
+
+
+class ManyRows:
+    """Calls functions of one row at many of them by vmap, and one by one, after a warning, where that cannot be.
+
+    What is found out of a model at one call holds for later ones.
+
+    Attributes:
+        one_by_one: whether rows were found to run one by one only.
+    """
+
+    def __init__(self) -> None:
+        self.one_by_one = False
+        self._calls: set[int] | None = None
+
+    def __call__(self, function: Callable[[Tensor], Any], rows: Tensor) -> Any:
+        """What a function of one row returns, tensors in a structure, at rows ``(B, D)``: with a first dimension more."""
+        if not self.one_by_one:
+            try:
+                return rowwise(function, rows, self._calls)
+            except (Untraceable, torch.linalg.LinAlgError):  # of a matrix at one row, which says nothing about vmap
+                raise
+            except RuntimeError as error:
+                function(rows[0])  # a model that fails on one row by itself has its own error to show
+                if self._calls is None:  # it may fill memory in place
+                    self._calls = set()
+                    return self(function, rows)
+                self.one_by_one = True
+                warnings.warn(
+                    "the model cannot be evaluated for many particles at once and runs one by one, which is "
+                    f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
+                    stacklevel=4,
+                )
+        return pytree.tree_map(lambda *parts: torch.stack(parts), *map(function, rows))
 
 
 def rowwise(function: Callable[[Tensor], Any], rows: Tensor, calls: set[int] | None) -> Any:

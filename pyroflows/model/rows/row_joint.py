@@ -1,7 +1,6 @@
 """The log joint of a model as terms of its globals and of each row of a plate."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
-from ...compile import Untraceable
-from ..row_memory import rowwise
+from ..row_memory import ManyRows
 from ..sites import Model
 from .reading import read
 from .row_runs import RowRuns
@@ -110,8 +108,7 @@ class RowJoint:
         self.numbers = found.numbers
         self._gaussian = found.gaussian
         self._some = 0
-        self._calls: set[int] | None = None
-        self._one_by_one = False
+        self._at_rows = ManyRows()
 
     @property
     def structure(self) -> Structure:
@@ -208,23 +205,7 @@ class RowJoint:
             return function(row[:size], row[size:].view(z.shape[1:]))
 
         with self.runs.settings():
-            if not self._one_by_one:
-                try:
-                    return rowwise(one, packed, self._calls)
-                except (Untraceable, torch.linalg.LinAlgError):
-                    raise
-                except RuntimeError as error:
-                    one(packed[0])  # a model that fails by itself has its own error to show
-                    if self._calls is None:
-                        self._calls = set()
-                        return self._many(function, g, z)
-                    self._one_by_one = True
-                    warnings.warn(
-                        "the model cannot be evaluated for many particles at once and runs one by one, which is "
-                        f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
-                        stacklevel=4,
-                    )
-            return tuple(torch.stack(found) for found in zip(*map(one, packed), strict=True))
+            return self._at_rows(one, packed)
 
     def _terms(self, g: Tensor, z: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         outer, found = self.runs.by_site(g, z, index)
