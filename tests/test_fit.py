@@ -264,7 +264,10 @@ def test_a_model_with_numbers_of_its_own_runs_in_double_precision() -> None:
         ({"lr": 0}, "expected a learning rate lr > 0, got 0"),
         ({"lr": float("nan")}, "expected a learning rate lr > 0, got nan"),
         ({"tolerance": -1}, "expected tolerance >= 0, got -1"),
-        ({"guide": AutoNormal(normal)}, "expected guide to be an AutoFlow or AutoPlateFlow, got AutoNormal: train others with SVI"),
+        (
+            {"guide": AutoNormal(normal)},
+            "expected guide to be an AutoFlow or AutoPlateFlow, got AutoNormal: train others with SVI",
+        ),
         ({"objective": 3}, "expected objective to be None or one of pyroflows.infer.objectives, got 3"),
     ],
 )

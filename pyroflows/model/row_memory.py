@@ -31,7 +31,7 @@ class ManyRows:
         self._calls: set[int] | None = None
 
     def __call__(self, function: Callable[[Tensor], Any], rows: Tensor) -> Any:
-        """What a function of one row returns, tensors in a structure, at rows ``(B, D)``: with a first dimension more."""
+        """What a function of one row returns, tensors in a structure, at rows ``(B, D)``: with a dimension more."""
         if not self.one_by_one:
             try:
                 return rowwise(function, rows, self._calls)
