@@ -223,3 +223,40 @@ def test_uses_until_the_next_audit() -> None:
     audit = Audit(every=10)
     assert [audit.skip(100) + audit.due() for _ in range(5)] == [1, 2, 4, 2, 10]
     assert Audit(every=0).skip(7) == 7
+
+
+# What a function may begin to do, and what an audit says of it.
+DEEDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "a change in place": (lambda weight, other: weight.detach().mul_(2.0) * 0 + weight, "is changed in place"),
+    "a change of data": (lambda weight, other: weight.data.mul_(2.0) * 0 + weight, "is changed in place"),
+    "another parameter": (lambda weight, other: weight + other - other.detach(), "depends on other parameters"),
+    "a parameter less": (lambda weight, other: weight.detach(), "depends on other parameters"),
+    "an error": (lambda weight, other: weight.reshape(7), "raises RuntimeError: shape"),
+}
+
+
+@pytest.mark.parametrize(("deed", "said"), DEEDS.values(), ids=DEEDS)
+def test_what_a_function_begins_to_do(deed: Callable, said: str) -> None:
+    weight, other = torch.tensor(2.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    deeds: list[Callable] = []
+    graph = capture(lambda y: ((deeds[0](weight, other) if deeds else weight) * y).sum(), [Y])
+    assert graph.audit([Y]) is None
+    deeds.append(deed)
+    assert said in graph.audit([Y])
+
+
+def test_an_audit_looks_at_what_is_compiled() -> None:
+    weight = torch.tensor(2.0, requires_grad=True)
+    graph = capture(lambda y: (weight * y).sum(), [Y]).compile([Y])
+    assert graph.audit([Y]) is None
+    right = graph._run
+    graph._run = lambda *tensors: [right(*tensors)[0], right(*tensors)[1] + 1]
+    assert graph.audit([Y]) == "the gradient is 4, by the graph 5"
+
+
+def test_an_audit_runs_the_function_once() -> None:
+    runs = []
+    graph = capture(lambda y: (runs.append(1), y.sum())[1], [Y])
+    runs.clear()
+    assert graph.audit([Y]) is None
+    assert len(runs) == 1

@@ -1,7 +1,6 @@
 """A function of tensors and its gradients as one graph: Python runs once, the graph is replayed or compiled."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,15 +10,16 @@ from torch.utils import _pytree as pytree
 from ..seeds import seeded
 from .audit import difference, fresh, trained
 from .changes import Watch
-from .compare import coarsest
+from .compare import close, coarsest, copies
 from .cuda_graph import launched
 from .errors import Untraceable, reason
 from .inductor import compiled
 from .record import noted
-from .refuse import LIFTS, Guard, Readers, check_hooks
+from .refuse import LIFTS
 from .settings import tracing
 from .signature import kind_of
 from .simplify import quick
+from .tracer import Tracer
 
 
 class Graph:
@@ -45,7 +45,7 @@ class Graph:
         closed: list[Tensor],
         spec: pytree.TreeSpec,
         used: list[bool],
-        function: "_Tracer | None" = None,
+        function: Tracer | None = None,
     ) -> None:
         self.module, self.parameters, self.closed = module, parameters, closed
         self.spec, self.used, self._function = spec, used, function
@@ -79,21 +79,36 @@ class Graph:
                 return self._run(*tensors)
 
     def audit(self, inputs: Sequence[Tensor]) -> str | None:
-        """What the function would do otherwise now, run on the noise that comes next; None if nothing."""
-        with tracing():
-            try:
-                return self.difference(inputs)
-            except Exception as error:  # the function may raise whatever it likes
-                return f"the function raises {type(error).__name__}: {reason(error)}"
+        """What the function would do otherwise now, run on the noise that comes next; None if nothing.
 
-    def difference(self, inputs: Sequence[Tensor]) -> str | None:
-        """The same while tracing."""
-        function, own = self._function, [*self.parameters, *self.closed]
-        replay, tolerance = torch.no_grad()(self.module.forward), coarsest(self.module) ** 0.5
-        found = difference(function, lambda *given: replay(*own, *given), inputs, self.spec.num_leaves, tolerance)
-        if trained(function.leaves, function.used) != trained(self.parameters, self.used):
+        It is run as it is, and under guard only where that run has found something.
+        """
+        found = None
+        with tracing():
+            for function in (self._function.bare, self._function):
+                try:
+                    found = self.difference(inputs, function)
+                except Exception as error:  # the function may raise whatever it likes
+                    found = f"the function raises {type(error).__name__}: {reason(error)}"
+                if found is None:
+                    break
+        return found
+
+    def difference(self, inputs: Sequence[Tensor], function: Callable | None = None) -> str | None:
+        """The same while tracing, of a run under guard or of another one."""
+        tracer, own = self._function, [*self.parameters, *self.closed]
+        before = copies(own)
+        # What is used is looked at; but a CUDA graph draws from a state of its own.
+        used = self._run is not None and not any(t.is_cuda for t in (*own, *inputs))
+        replay, tolerance = torch.no_grad()(self._run if used else self.module.forward), coarsest(self.module) ** 0.5
+        found = difference(
+            function or tracer, lambda *given: replay(*before, *given), inputs, self.spec.num_leaves, tolerance
+        )
+        if not all(close(then, now, 0.0) for then, now in zip(before, own, strict=True)):
+            return "it changes a tensor from outside"
+        if trained(tracer.leaves, tracer.used) != trained(self.parameters, self.used):
             return "the loss depends on other parameters"
-        return found if function.spec == self.spec else "it returns another structure"
+        return found if tracer.spec == self.spec else "it returns another structure"
 
     @property
     def current(self) -> bool:
@@ -157,7 +172,7 @@ def capture(
         >>> graph(torch.tensor([3.0, 4.0]))
         (tensor(11.), [tensor([3., 4.])])
     """
-    tracer, watch = _Tracer(function, parameters, has_aux, grad), Watch(function)
+    tracer, watch = Tracer(function, parameters, has_aux, grad), Watch(function)
     with tracing():
         try:
             made = _lift(*noted(tracer, fresh(inputs)), tracer.leaves)
@@ -173,39 +188,6 @@ def capture(
         except Exception as error:
             raise Untraceable(reason(error)) from error
     return graph
-
-
-class _Tracer:
-    """The function with its gradients as a flat list; notes what it meets when it is recorded."""
-
-    def __init__(self, function: Callable, parameters: Sequence[Tensor] | None, has_aux: bool, grad: bool) -> None:
-        self.function, self.has_aux, self.grad = function, has_aux, grad
-        self.given = None if parameters is None else list(parameters)
-        self.leaves, self.used, self.spec = [], [], None
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        guard = Guard()
-        with guard, Readers(guard), nullcontext() if self.grad else torch.no_grad():
-            value = self.function(*inputs)
-            loss = value[0] if self.has_aux else value
-            self._check(loss)
-            own = [t for t in inputs if t.requires_grad]
-            self.leaves = guard.leaves(own) if self.given is None else self.given
-            check_hooks(self.leaves)
-            gradients = self._gradients(loss, [*self.leaves, *own])
-        found, self.spec = pytree.tree_flatten(value)
-        self.used = [g is not None for g in gradients]
-        return [*(t.detach() for t in found), *(g for g in gradients if g is not None)]
-
-    def _gradients(self, loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
-        if not (self.grad and leaves and loss.requires_grad):
-            return [None] * len(leaves)
-        return torch.autograd.grad(loss, leaves, allow_unused=True)
-
-    def _check(self, loss: object) -> None:
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise Untraceable(f"expected a scalar tensor as loss, got {got}: return (loss, aux) and set has_aux")
 
 
 def _lift(
