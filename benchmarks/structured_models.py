@@ -115,6 +115,28 @@ def gamma_poisson_data(groups: int) -> dict[str, Tensor]:
     return {"y": torch.poisson(lam[:, None].expand(groups, 4), generator=generator)}
 
 
+def item_response(y: Tensor) -> None:
+    """Two parameters for each item, with learnt scales: a hierarchy beside the one of the persons."""
+    sb = pyro.sample("sb", dist.HalfNormal(1.0))
+    sa = pyro.sample("sa", dist.HalfNormal(1.0))
+    with pyro.plate("item", y.shape[1]):
+        b = pyro.sample("b", dist.Normal(0.0, sb))
+        log_a = pyro.sample("log_a", dist.Normal(0.0, sa))
+    with pyro.plate("person", len(y)):
+        t = pyro.sample("t", dist.Normal(0.0, 1.0))
+        logits = log_a.exp()[..., None, :] * (t[..., None] - b[..., None, :])
+        pyro.sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=y)
+
+
+def item_response_data(persons: int, items: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(items, generator=generator)
+    log_a = 0.4 * torch.randn(items, generator=generator)
+    t = torch.randn(persons, generator=generator)
+    chance = torch.sigmoid(log_a.exp() * (t[:, None] - b))
+    return {"y": (torch.rand(persons, items, generator=generator) < chance).float()}
+
+
 def exact_normal(data: dict[str, Tensor], draws: int = 200_000) -> tuple[Moments, float]:
     """Moments and log evidence of the hierarchical normal.
 
@@ -221,6 +243,12 @@ CASES = {
     "slopes30": Case("varying slopes, LKJ, J = 30", "slopes", varying_slopes, lambda: varying_slopes_data(30), ("z",)),
     "slopes500": Case(
         "varying slopes, LKJ, J = 500", "slopes", varying_slopes, lambda: varying_slopes_data(500), ("z",)
+    ),
+    "irt100": Case(
+        "2PL item response, 100 x 20", "irt", item_response, lambda: item_response_data(100, 20), ("t",)
+    ),
+    "irt1000": Case(
+        "2PL item response, 1,000 x 30", "irt", item_response, lambda: item_response_data(1000, 30), ("t",)
     ),
     "poisson200": Case(
         "gamma-Poisson, J = 200", "poisson", gamma_poisson, lambda: gamma_poisson_data(200), ("lam",), drawn=True

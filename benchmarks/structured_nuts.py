@@ -62,7 +62,18 @@ def poisson(y: Array) -> None:
         numpyro.sample("y", dist.Poisson(lam[..., None]).to_event(1), obs=y)
 
 
-FAMILIES: dict[str, Callable] = {function.__name__: function for function in (normal, radon, slopes, poisson)}
+def irt(y: Array) -> None:
+    sb = numpyro.sample("sb", dist.HalfNormal(1.0))
+    sa = numpyro.sample("sa", dist.HalfNormal(1.0))
+    with numpyro.plate("item", y.shape[1]):
+        b = numpyro.sample("b", dist.Normal(0.0, sb))
+        log_a = numpyro.sample("log_a", dist.Normal(0.0, sa))
+    with numpyro.plate("person", len(y)):
+        t = numpyro.sample("t", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Bernoulli(logits=jnp.exp(log_a) * (t[:, None] - b)).to_event(1), obs=y)
+
+
+FAMILIES: dict[str, Callable] = {function.__name__: function for function in (normal, radon, slopes, poisson, irt)}
 
 
 def main() -> None:

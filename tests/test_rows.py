@@ -146,20 +146,20 @@ def across(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(effect[torch.tensor([0, 1, 2, 3])], 1.0), obs=y)
 
 
-def items(y: Tensor) -> None:
-    """Persons and items: a hierarchy among the latents outside of the persons' plate."""
-    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+def noisy_items(y: Tensor) -> None:
+    """Persons and items whose noises are a hierarchy of another kind than a loc and a scale."""
+    rate = pyro.sample("rate", dist.LogNormal(0.0, 1.0))
     with pyro.plate("item", 4):
-        item = pyro.sample("difficulty", dist.Normal(0.0, scale))
+        noise = pyro.sample("noise", dist.Gamma(2.0, rate))
     with pyro.plate("person", len(y)):
         ability = pyro.sample("ability", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Bernoulli(logits=ability[..., None] - item).to_event(1), obs=y)
+        pyro.sample("y", dist.Normal(ability[..., None], noise).to_event(1), obs=y)
 
 
 @pytest.mark.parametrize(
     ("model", "args", "says"),
     [
-        (items, (torch.ones(9, 4),), "priors of a fixed scale, got the site 'difficulty' whose prior other latents"),
+        (noisy_items, (torch.ones(9, 4),), "priors of a fixed scale, got the site 'noise' whose prior other latents"),
         (chain, (torch.randn(5),), "one row of plate 'time' each, got the site 'y' with data that depend on several"),
         (pooled, (torch.randn(5),), "independent given the latents outside, got the site 'y' with terms that other"),
         (no_plate, (), "latents inside of a plate, got none"),

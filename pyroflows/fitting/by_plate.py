@@ -95,6 +95,10 @@ def is_for_one_flow(posterior: PlatePosterior) -> bool:
     return held and posterior.diagnostics.grade == "do not trust"
 
 
+class NoStartError(ValueError):
+    """Says that no start was found for a guide by plate."""
+
+
 class PlateFit:
     """A fit by plate.
 
@@ -118,7 +122,10 @@ class PlateFit:
         with pyro.validation_enabled(False), Threads() as threads, tqdm(disable=not self.progress, unit="step") as bar:
             if self._fresh:
                 bar.set_postfix_str("start ...")
-                threads.run(partial(self.guide.setup_on, self.joint))
+                try:
+                    threads.run(partial(self.guide.setup_on, self.joint))
+                except (ValueError, torch.linalg.LinAlgError) as error:
+                    raise NoStartError(str(error)) from error
             saved.check(self._fingerprint())
             self.history.missed = self._other_modes()
             best = self._judged()
@@ -171,12 +178,13 @@ class PlateFit:
                 done += self._round(trainer, speed, min(STEPS, self.steps - done), listener, saved, bar)
                 now = self._judged()
                 better, gained = _is_better(now, best), now.diagnostics.elbo - best.diagnostics.elbo
+                helped = better and gained > ENOUGH
                 if better:
-                    best, self.history.stopped = now, listener.stopped or "all steps were used"
+                    best = now
                 else:
                     self.guide.load_state_dict(before)
-                    self.history.stopped = "more steps did not help"
-                if (gained <= ENOUGH) if better else not rates:
+                self.history.stopped = listener.stopped or ("all steps were used" if helped else "more did not help")
+                if not helped and (better or not rates):
                     break
                 trainer.restart(trainer.safe.lr if better else rates.pop(0))
             trainer.finish()

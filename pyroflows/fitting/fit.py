@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..posterior import PlatePosterior, Posterior
 from ..seeds import seed_of, seeded
 from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
-from .by_plate import PlateFit, is_for_one_flow, judged_by_plate, planned
+from .by_plate import NoStartError, PlateFit, is_for_one_flow, judged_by_plate, planned
 from .options import check_arguments, check_options, check_plates
 from .problem import Options, Problem
 from .start import Start
@@ -141,9 +142,12 @@ def fit(
         with seeded(seed_of("the structure of a model")):  # fits of one flow draw what they would without
             by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
         if by_plate is not None:
-            made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress).run(listener, saved)
-            if plates is not None or guide is not None or checkpoint is not None or not is_for_one_flow(made):
-                return judged_by_plate(made)
+            asked = plates is not None or guide is not None or checkpoint is not None
+            made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress)
+            with suppress(*() if asked else (NoStartError,)):
+                posterior = made.run(listener, saved)
+                if asked or not is_for_one_flow(posterior):
+                    return judged_by_plate(posterior)
     options = Options(
         flow=flow,
         guide=guide,

@@ -1,6 +1,7 @@
 """Non-centred coordinates read off a model: latents relative to a loc and scale that other latents set."""
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import pyro.distributions as dist
 import torch
@@ -10,14 +11,22 @@ from torch.distributions import Distribution
 from ..compile import Untraceable, capture
 from ..compile.simplify import functional
 from ..transforms import FlowTransform
-from .latent_space import Site
-from .log_joint import LogJoint
+from .latent_space import LatentSpace, Site
 from .sites import innermost
 
 # Distributions that are a loc plus a scale times noise in unconstrained space.
 FAMILIES = (dist.Normal, dist.LogNormal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Gumbel)
 # Longest chain of sites, each scaled by the one before: the map takes as many runs of the prior.
 DEEPEST = 4
+
+
+class Priors(Protocol):
+    """What knows the priors of a model's latents, as a :class:`~pyroflows.model.LogJoint` does."""
+
+    space: LatentSpace
+
+    def priors(self, z: Tensor) -> dict[str, Distribution]:
+        """The distributions that the latent sites are drawn from, where the others are those of a vector ``(D,)``."""
 
 
 class NonCentered(FlowTransform):
@@ -29,7 +38,7 @@ class NonCentered(FlowTransform):
     directions are cheap. Nothing is learnt. Loc and scale are computed where the model's data are, in their precision.
 
     Args:
-        log_joint: the log joint of a model with such sites.
+        model: the log joint of a model with such sites, or what else knows its priors.
         sites: these sites.
         depth: the longest chain of such sites, each scaled by the one before.
 
@@ -50,30 +59,35 @@ class NonCentered(FlowTransform):
         [1.0, 3.0, 8.436563491821289]
     """
 
-    def __init__(self, log_joint: LogJoint, sites: list[Site], depth: int) -> None:
-        super().__init__(log_joint.size)
-        self.depth, all_sites = depth, log_joint.space.sites
+    def __init__(self, model: Priors, sites: list[Site], depth: int) -> None:
+        super().__init__(model.space.size)
+        self.depth, start = depth, model.space.start
 
         def prior(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            given = log_joint.priors(z)
-            parts = [_loc_and_log_scale(given[site.name], site, z, site in sites) for site in all_sites]
+            given = model.priors(z)
+            parts = [_loc_and_log_scale(given[site.name], site, z, site in sites) for site in model.space.sites]
             loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
             return z.sum(), (loc, log_scale)
 
-        graph = capture(prior, [log_joint.space.start], parameters=[], has_aux=True, grad=False)
-        self.kind = log_joint.space.start.device, log_joint.space.start.dtype
+        graph = capture(prior, [start], parameters=[], has_aux=True, grad=False)
+        self.kind = start.device, start.dtype
         # In a tuple, so that neither conversions nor state_dict see the constants of the model.
-        self._graph = (functional(graph.module, [*graph.closed, log_joint.space.start]), graph.closed)
+        self._graph = (functional(graph.module, [*graph.closed, start]), graph.closed)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         if inverse:
             loc, log_scale = self._prior(z)
             return (z - loc) * (-log_scale).exp(), -log_scale.sum(-1)
-        value = z
+        value, log_scale = self.settled(z)
+        return value, log_scale.sum(-1)
+
+    def settled(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents, and the log scale of each, both ``(..., D)``."""
+        value = u
         for _ in range(self.depth):
             loc, log_scale = self._prior(value)
-            value = loc + log_scale.exp() * z
-        return value, log_scale.sum(-1)
+            value = loc + log_scale.exp() * u
+        return value, log_scale
 
     def _prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and log scale at vectors, both ``(..., D)``."""
@@ -95,18 +109,22 @@ class NonCentered(FlowTransform):
             return [torch.stack(part) for part in zip(*map(single, rows), strict=True)]
 
 
-def noncentered(log_joint: LogJoint) -> NonCentered | None:
+Map = TypeVar("Map", bound=NonCentered)
+
+
+def noncentered(model: Priors, kind: type[Map] = NonCentered) -> Map | None:
     """The non-centred coordinates of a model; None if no prior has a scale that other latents set.
 
     Args:
-        log_joint: the model's log joint.
+        model: the model's log joint, or what else knows its priors.
+        kind: of the map.
     """
-    z = log_joint.space.start.detach() + 0.1
+    z = model.space.start.detach() + 0.1
     depths: dict[Site, int] = {}
     with torch.enable_grad():
         z.requires_grad_()
-        given = log_joint.priors(z)
-        for site in log_joint.space.sites:
+        given = model.priors(z)
+        for site in model.space.sites:
             fn = innermost(given[site.name])
             if isinstance(fn, FAMILIES) and (by := _moves(fn.scale, z)).any():
                 by = by | _moves(fn.loc, z)
@@ -114,7 +132,7 @@ def noncentered(log_joint: LogJoint) -> NonCentered | None:
     if not depths or max(depths.values()) > DEEPEST:
         return None
     try:
-        return NonCentered(log_joint, list(depths), max(depths.values()))
+        return kind(model, list(depths), max(depths.values()))
     except Untraceable:
         return None
 

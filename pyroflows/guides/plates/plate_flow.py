@@ -1,6 +1,5 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -137,10 +136,14 @@ class AutoPlateFlow(PlateGuide):
         self.transform, self.form = Compose([*made, affine]), RowForm(sites, hidden)
         self.register_buffer("loc", around.loc.clone())
         self.register_buffer("root", around.scale_tril.clone())
+        self.relative = joint.structure.outer.relative  # the same one, whose numbers are kept with the guide's
 
     def read(self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None) -> RowJoint:
-        """The model at these arguments as terms of its rows."""
-        return RowJoint(self.bare_model, args, kwargs, plate=self._make[0], dtype=dtype, init_loc_fn=self._init)
+        """The model at these arguments as terms of its rows, in the guide's coordinates if it is set up."""
+        joint = RowJoint(self.bare_model, args, kwargs, plate=self._make[0], dtype=dtype, init_loc_fn=self._init)
+        if self.prototype_trace is not None and self.relative is not None:
+            joint.structure.outer.relative.load_state_dict(self.relative.state_dict())
+        return joint
 
     def setup_from(self, joint: RowJoint, state: dict[str, Tensor]) -> "AutoPlateFlow":
         """The same with the numbers of a guide that was set up before, its ``state_dict()``, and no search for a start.
@@ -192,10 +195,10 @@ class AutoPlateFlow(PlateGuide):
         g = pyro.sample(f"_{self._pyro_name}_globals", self.outer_posterior(), infer={"is_auxiliary": True})
         outer = particles(g.shape[:-1], nesting)
         flat = g.reshape(-1, g.shape[-1])
-        found = {}
+        found, (settled, log_scale) = {}, structure.outer.settled(flat)
         for site in structure.outer.sites:
-            u = site.spread(flat[:, site.start : site.stop])
-            found[site.name] = self._site(site, site.transform(u), u, outer, nesting, plates)
+            u, ladj = (site.spread(part[:, site.start : site.stop]) for part in (settled, log_scale))
+            found[site.name] = self._site(site, u, outer, nesting, plates, ladj)
         posterior = RowDistribution(
             self.form,
             self.given(joint, flat, index),
@@ -208,16 +211,26 @@ class AutoPlateFlow(PlateGuide):
             z = pyro.sample(f"_{self._pyro_name}_rows", posterior, infer={"is_auxiliary": True})
         rows = z.reshape(len(flat), -1, structure.width)
         for site in structure.inner:
-            u = site.spread(rows)
-            found[site.name] = self._site(site, site.transform(u), u, outer, nesting, plates)
+            found[site.name] = self._site(site, site.spread(rows), outer, nesting, plates)
         return found
 
     def _site(
-        self, site: Site | RowSite, value: Tensor, u: Tensor, outer: Size, nesting: int, plates: dict[str, pyro.plate]
+        self,
+        site: Site | RowSite,
+        u: Tensor,
+        outer: Size,
+        nesting: int,
+        plates: dict[str, pyro.plate],
+        more: Tensor | None = None,
     ) -> Tensor:
-        """Samples a site of the model as a Delta at values ``(S, *shape)``, given their unconstrained numbers."""
+        """Samples a site of the model as a Delta at the values of unconstrained numbers ``(S, ...)``.
+
+        These may be a map of others, with log-dets ``more`` of the shape of ``u``.
+        """
+        value = site.transform(u)
         ladj = site.transform.inv.log_abs_det_jacobian(value, u)
         ladj = sum_rightmost(ladj, ladj.dim() - value.dim() + site.event_dim)
+        ladj = ladj if more is None else ladj - sum_rightmost(more, more.dim() - ladj.dim())
         lead = (*outer, *[1] * (nesting - len(site.plates))) if outer else ()
         density = ladj.reshape((*lead, *ladj.shape[1:]))
         like = self.prototype_trace.nodes[site.name]["value"]  # which the guide may be more precise than
@@ -228,12 +241,3 @@ class AutoPlateFlow(PlateGuide):
                 if name is not None:
                     stack.enter_context(plates[name])
             return pyro.sample(site.name, delta)
-
-    def __deepcopy__(self, memo: dict) -> "AutoPlateFlow":
-        """A copy for the same model, which is not copied."""
-        memo[id(self)] = made = type(self).__new__(type(self))
-        kept = {"_model": self._model, "_raw": self._raw, "joint": self.__dict__.get("joint"), "master": None}
-        left = {k: v for k, v in self.__dict__.items() if k not in kept}
-        made.__dict__.update(copy.deepcopy(left, memo))
-        made.__dict__.update(kept)
-        return made

@@ -1,5 +1,6 @@
 """A guide of globals and rows: its parts, and what it answers once it is set up."""
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 
@@ -99,6 +100,17 @@ class PlateGuide(AutoGuide):
         """Quantiles of every site from samples, of shape ``(len(quantiles), *site.shape)``."""
         levels = torch.as_tensor(quantiles)
         return {k: v.quantile(levels.to(v), dim=0) for k, v in self.sample(num_samples, seed=SEED).items()}
+
+    def __deepcopy__(self, memo: dict) -> "PlateGuide":
+        """A copy for the same model, which is not copied."""
+        memo[id(self)] = made = type(self).__new__(type(self))
+        relative = self._modules.get("relative")
+        memo[id(relative)] = relative
+        kept = {"_model": self._model, "_raw": self._raw, "joint": self.__dict__.get("joint"), "master": None}
+        left = {k: v for k, v in self.__dict__.items() if k not in kept}
+        made.__dict__.update(copy.deepcopy(left, memo))
+        made.__dict__.update(kept)
+        return made
 
     def _check_ready(self) -> None:
         if self.prototype_trace is None:

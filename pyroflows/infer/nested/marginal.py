@@ -2,21 +2,13 @@
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...model.rows import Pass, RowJoint
+from .climb import Level
 from .rows import STEPS, curved, newton
-
-
-class Level(NamedTuple):
-    """The Laplace marginal at globals: value ``()``, gradient ``(Dg,)``, and the rows' modes there ``(R, d)``."""
-
-    value: Tensor
-    grad: Tensor
-    z: Tensor
 
 
 def row_density(joint: RowJoint, g: Tensor, index: Tensor | None, z: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 STEPS, HALVINGS, GAIN = 60, 12, 1e-9
 # Curvatures count as at least this share of the largest of their row.
 FLATTEST = 1e-8
-# Values that differ by less, relative to their size, are the same but for rounding.
-ROUNDING = 1e-12
+# Values that differ by less than this power of the distance between numbers, relative to their size, are the same but
+# for rounding.
+ROUNDING = 0.75
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -60,11 +61,11 @@ def newton(rows: Rows, z: Tensor, steps: int = STEPS) -> Tensor:
     for _ in range(steps):
         value, slope, bend = curved(rows, z)
         step = uphill(slope, bend)
-        gain = 0.5 * (step * slope).sum(-1)
-        if not (gain > GAIN).any():
+        gain, least = 0.5 * (step * slope).sum(-1), GAIN + _rounding(value)
+        if not (gain > least).any():
             break
-        z, found = _search(rows, z, value, step, gain > GAIN)
-        if ((found - value - gain).abs() <= GAIN + ROUNDING * found.abs()).all():
+        z, found = _search(rows, z, value, step, gain > least)
+        if ((found - value - gain).abs() <= least).all():
             break  # as of a parabola, whose mode is one step away
     return z
 
@@ -88,8 +89,12 @@ def _search(rows: Rows, z: Tensor, value: Tensor, step: Tensor, moving: Tensor) 
     for _ in range(HALVINGS):
         trial = z + length[:, None] * step
         found = rows(trial)
-        short = moving & ~(found >= value - ROUNDING * (1 + value.abs()))
+        short = moving & ~(found >= value - _rounding(value))
         if not short.any():
             return trial, found
         length = torch.where(short, 0.4 * length, length)
     return torch.where(short[:, None], z, trial), torch.where(short, value, found)
+
+
+def _rounding(value: Tensor) -> Tensor:
+    return torch.finfo(value.dtype).eps ** ROUNDING * (1 + value.abs())

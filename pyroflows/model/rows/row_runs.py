@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -10,12 +11,16 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..check import check_run
+from ..latent_space import LatentSpace
+from ..noncentered import noncentered
 from ..plates import Choice, Chosen, Rows
 from ..precision import default_dtype, in_precision, run_in
 from ..sites import Model, trace_of
 from ..vmap_rules import Traceable
+from .relative_space import PartlyCentered, RelativeSpace
 from .structure import Structure
 
 
@@ -55,7 +60,24 @@ class RowRuns:
             self.first = trace_of(started, self.args, self.kwargs)
             check_run(self.first, self.model, self.args, self.kwargs, whole=False)
             self.structure = Structure.of(self.first, plate)
+        self.structure = self._relative()
         self.owners: dict[str, Tensor] = {}
+
+    def _relative(self) -> Structure:
+        """The structure with globals relative to a scale that others of them set."""
+        space = self.structure.outer
+        return replace(self.structure, outer=RelativeSpace(space, noncentered(self, PartlyCentered)))
+
+    @property
+    def space(self) -> LatentSpace:
+        """The globals."""
+        return self.structure.outer
+
+    def priors(self, g: Tensor) -> dict[str, Distribution]:
+        """The distributions of the globals, given the others as a vector ``(Dg,)``, and rows where they start."""
+        with self.settings():
+            nodes = self.trace(g, self.structure.start)[0].nodes
+        return {site.name: nodes[site.name]["fn"] for site in self.space.sites}
 
     def call(self, args: tuple, kwargs: dict) -> None:
         """Takes other arguments; :attr:`given` are these as they came, before they are converted."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..latent_space import LatentSpace
 from ..sites import latent_nodes
+from .relative_space import RelativeSpace
 from .row_site import RowSite
 
 # More latents in a row than this are not held: each costs a pass backward, and a row a matrix of all of them.
@@ -25,7 +26,7 @@ class Structure:
         rows: how many rows it has.
         seen: how many of them a run sees.
         dim: the plate's dimension, from the right.
-        outer: the latents outside of the plate.
+        outer: the latents outside of the plate; those with a learnt scale relative to it.
         inner: those inside, in the order of the model.
         start: where they start, of shape ``(seen, d)``.
     """
@@ -34,7 +35,7 @@ class Structure:
     rows: int
     seen: int
     dim: int
-    outer: LatentSpace
+    outer: RelativeSpace
     inner: tuple[RowSite, ...]
     start: Tensor
 
@@ -92,7 +93,7 @@ class Structure:
             raise ValueError(
                 f"expected latents outside of the plate {plate!r}, got none: its rows are independent, one model each"
             )
-        space = LatentSpace(outer, values)
+        space = RelativeSpace(LatentSpace(outer, values))
         return cls(plate, rows, int(frame.size), frame.dim, space, tuple(inner), torch.cat(parts, -1))
 
     @property
@@ -128,12 +129,13 @@ class Structure:
 
     def joined(self, space: LatentSpace, g: Tensor, z: Tensor) -> Tensor:
         """Vectors ``(..., D)`` of all latents in the order of the model, of which ``space`` is one."""
-        own = {site.name: g[..., site.start : site.stop] for site in self.outer.sites}
+        u = self.outer.settled(g)[0]
+        own = {site.name: u[..., site.start : site.stop] for site in self.outer.sites}
         own |= {site.name: site.spread(z).flatten(z.dim() - 2) for site in self.inner}
         return torch.cat([own[site.name] for site in space.sites], -1)
 
-    def parted(self, space: LatentSpace, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse: globals ``(..., Dg)`` and rows ``(..., R, d)`` of vectors."""
+    def parted(self, space: LatentSpace, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The inverse: globals ``(..., Dg)``, rows ``(..., R, d)``, and the log-det ``(...)``, of vectors."""
         found = {site.name: vectors[..., site.start : site.stop] for site in space.sites}
         shapes = {site.name: site.unconstrained_shape for site in space.sites}
         rows = []
@@ -142,7 +144,8 @@ class Structure:
             u = found[site.name].reshape((*vectors.shape[:-1], *shapes[site.name]))
             u = u.movedim(lead + site.axis, lead)
             rows.append(u.reshape((*u.shape[: lead + 1], site.size)))
-        return torch.cat([found[site.name] for site in self.outer.sites], -1), torch.cat(rows, -1)
+        g, ladj = self.outer.unsettled(torch.cat([found[site.name] for site in self.outer.sites], -1))
+        return g, torch.cat(rows, -1), ladj
 
     def __str__(self) -> str:
         seen = f", {self.seen} of them in a run" if self.is_subsampled else ""

@@ -121,9 +121,9 @@ class PlateDraws(Draws):
         with torch.no_grad():
             space = self.log_joint.space
             vectors, ladj = space.unconstrain(samples)
-            g, z = self.structure.parted(space, vectors)
+            g, z, more = self.structure.parted(space, vectors)
             rows = self.guide.form.at(self.guide.given(self.joint, g)).log_prob(z).sum(-1)
-            return self.guide.outer_posterior().log_prob(g) + rows + ladj
+            return self.guide.outer_posterior().log_prob(g) + rows + ladj + more
 
     @functools.cached_property
     def vectors(self) -> Tensor:
