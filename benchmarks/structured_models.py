@@ -244,9 +244,7 @@ CASES = {
     "slopes500": Case(
         "varying slopes, LKJ, J = 500", "slopes", varying_slopes, lambda: varying_slopes_data(500), ("z",)
     ),
-    "irt100": Case(
-        "2PL item response, 100 x 20", "irt", item_response, lambda: item_response_data(100, 20), ("t",)
-    ),
+    "irt100": Case("2PL item response, 100 x 20", "irt", item_response, lambda: item_response_data(100, 20), ("t",)),
     "irt1000": Case(
         "2PL item response, 1,000 x 30", "irt", item_response, lambda: item_response_data(1000, 30), ("t",)
     ),
