@@ -197,3 +197,26 @@ def test_roots_of_small_matrices(size: int) -> None:
     assert torch.allclose(root.solve_t(root.solve(x)), torch.linalg.solve(matrix, x[..., None])[..., 0])
     assert torch.allclose(root.product_t(x), (root.lower.mT @ x[..., None])[..., 0])
     assert torch.allclose(2 * root.log_det(), matrix.logdet())
+
+
+def scaled(y: Tensor) -> None:
+    """Priors that say what their curvature is, and some that only seem to."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    lower = pyro.sample("lower", dist.LKJCholesky(2, 2.0))
+    with pyro.plate("group", 3):
+        pair = pyro.sample("pair", dist.MultivariateNormal(mean.expand(2), scale_tril=2 * lower))
+        level = pyro.sample("level", dist.LogNormal(mean, 0.5))
+        with pyro.poutine.scale(scale=2.0):
+            twice = pyro.sample("twice", dist.Normal(mean, 1.0))
+        moved = pyro.sample("moved", dist.Normal(pair[..., 0], 1.0))
+        pyro.sample("y", dist.Normal(level + twice + moved, 1.0), obs=y)
+
+
+def test_priors_by_formula_are_those_by_curvature() -> None:
+    joint = RowJoint(scaled, (torch.randn(3),), {}, dtype=torch.float64)
+    assert joint._known == {"pair", "level"}
+    g = 0.3 * torch.randn(4, 2).double()
+    told = joint.prior_parts(g)
+    joint._known = set()
+    for part, seen in zip(told, joint.prior_parts(g), strict=True):
+        assert torch.allclose(part, seen)

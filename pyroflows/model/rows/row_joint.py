@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 
 from ..row_memory import ManyRows
 from ..sites import Model
+from .prior_parts import by_curvature, by_formula, known
 from .reading import read
 from .row_runs import RowRuns
 from .structure import Structure
@@ -109,6 +109,8 @@ class RowJoint:
         self._gaussian = found.gaussian
         self._some = 0
         self._at_rows = ManyRows()
+        index = self.runs.first.nodes[self.structure.plate]["value"] if self.structure.is_subsampled else None
+        self._known = known(self.runs, self._many, self._gaussian, index)
 
     @property
     def structure(self) -> Structure:
@@ -171,28 +173,12 @@ class RowJoint:
             Precision times mean ``(S, R, d)`` and precision ``(S, R, d, d)``, zeros where a prior is not Gaussian.
         """
         count = self.structure.seen if index is None else len(index)
-
-        def prior(g: Tensor, z: Tensor) -> tuple[Tensor]:
-            found = self.runs.by_site(g, z, index, self._gaussian)[1]
-            return (sum(found.values(), z[:, 0] * 0),)
-
-        zero, graph = g.new_zeros(len(g), count, self.structure.width), torch.is_grad_enabled()
-        if is_batchedtensor(g):  # autograd cannot be called inside of vmap, but functorch, which takes long to import
-
-            def total(z: Tensor) -> Tensor:
-                return self._many(prior, g, z)[0].sum()
-
-            slope, pull = torch.func.vjp(torch.func.grad(total), zero)
-            bends = [pull(one.expand(zero.shape))[0] for one in torch.eye(zero.shape[-1]).to(g)]
-        else:
-            with torch.enable_grad():
-                zero.requires_grad_()
-                (slope,) = torch.autograd.grad(self._many(prior, g, zero)[0].sum(), zero, create_graph=True)
-                kept = {"create_graph": graph, "retain_graph": True, "materialize_grads": True}
-                columns = slope.unbind(-1) if slope.requires_grad else ()
-                bends = [torch.autograd.grad(column.sum(), zero, **kept)[0] for column in columns]
-        bend = torch.stack(bends or [torch.zeros_like(slope)] * slope.shape[-1], -1)
-        return (slope, -bend) if graph else (slope.detach(), -bend.detach())
+        zero = g.new_zeros(len(g), count, self.structure.width)
+        groups = (by_formula, self._known), (by_curvature, self._gaussian - self._known)
+        found = [by(self.runs, self._many, names, g, zero, index) for by, names in groups if names]
+        if not found:
+            return zero, zero[..., None].expand(*zero.shape, zero.shape[-1])
+        return tuple(sum(part) for part in zip(*found, strict=True))
 
     def _many(self, function: Callable[[Tensor, Tensor], Any], g: Tensor, z: Tensor) -> Any:
         """A function of globals ``(Dg,)`` and rows ``(R, d)`` at many of them."""

@@ -67,6 +67,10 @@ class RowSite:
 
     def rows(self, value: Tensor) -> Tensor:
         """The numbers ``(..., R, size)`` of values ``(..., *shape)``."""
-        lead = value.dim() - len(self.shape)
-        u = self.transform.inv(value).movedim(lead + self.axis, lead)
+        return self.flat(self.transform.inv(value))
+
+    def flat(self, u: Tensor) -> Tensor:
+        """The same of unconstrained numbers in the order of its values."""
+        lead = u.dim() - len(self.transform.inverse_shape(self.shape))
+        u = u.movedim(lead + self.axis, lead)
         return u.reshape((*u.shape[: lead + 1], self.size))
