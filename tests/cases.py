@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyroflows import flows
 from pyroflows import transforms as tr
 from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift, Tails
+from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
 # The tracer of torch 2.13 warns about code of its own.
@@ -47,6 +48,17 @@ def reversible(parts: Iterable[tr.FlowTransform]) -> tr.Compose:
 
 def _build(structure: str, bijector: str, context_dim: int) -> tr.FlowTransform:
     return STRUCTURES[structure](3, BIJECTORS[bijector](), context_dim, **SMALL)
+
+
+def nested_gaussian(dim: int, few: list[int]) -> tr.NestedGaussian:
+    """One with numbers of its own, which are buffers."""
+    made = tr.NestedGaussian(dim, few)
+    for name in ("root", "centre_root"):
+        getattr(made, name).add_((0.3 * torch.randn_like(getattr(made, name))).tril(-1))
+    for name in ("loc", "centre", "slopes", "sizes"):
+        getattr(made, name).add_(0.3 * torch.randn_like(getattr(made, name)))
+    made.shears.add_((0.2 * torch.randn_like(made.shears)).tril(-1))
+    return made
 
 
 STRUCTURES = {"elementwise": tr.Elementwise, "coupling": tr.Coupling, "autoregressive": tr.Autoregressive}
@@ -115,6 +127,11 @@ CASES: dict[str, Callable[[], tr.FlowTransform]] = {
     "permute_order": lambda: tr.Permute(3, [2, 0, 1]),
     "permute_inverse": lambda: tr.Permute(4, "random").inv,
     "conditioned": lambda: tr.Coupling(3, RQSpline(), 2, **SMALL).condition(torch.tensor([0.5, -1.0])),
+    "nested_gaussian": lambda: nested_gaussian(5, [1, 3]),
+    "nested_gaussian_2d": lambda: nested_gaussian(2, [1]),
+    "part": lambda: tr.Part(4, flows.realnvp(2, layers=2, **SMALL), [3, 1]),
+    "part_inverse": lambda: tr.Part(3, tr.LowerTriangular(2), [0, 2]).inv,
+    "following": lambda: following(4, [2]),
     "compose_conditioned": lambda: tr.Compose([tr.Affine(2, 3).condition(torch.ones(3)), tr.Permute(2)]),
 }
 CROSSED: set[str] = set()  # tested by `make test-slow`; the two bijectors of flows stand for the others before that
@@ -126,7 +143,15 @@ for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
 CORE = {
-    *("affine", "lower_triangular", "elementwise_of_spline", "coupling_of_spline", "autoregressive_of_affine"),
+    *(
+        "nested_gaussian",
+        "part",
+        "affine",
+        "lower_triangular",
+        "elementwise_of_spline",
+        "coupling_of_spline",
+        "autoregressive_of_affine",
+    ),
     *("realnvp", "affine_context", "lower_triangular_low_rank_context", "elementwise_shared_context"),
     *("elementwise_1d_context", "coupling_of_affine_context", "coupling_of_spline_context"),
     *("coupling_net_context", "coupling_one_kept_context", "autoregressive_of_affine_context"),

@@ -17,6 +17,7 @@ from ..posterior import PlatePosterior, Posterior
 from ..seeds import seed_of, seeded
 from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
+from .by_field import fitted_field
 from .by_plate import NoStartError, PlateFit, is_for_one_flow, judged_by_plate, planned
 from .options import check_arguments, check_options, check_plates
 from .problem import Options, Problem
@@ -166,6 +167,10 @@ def fit(
         precision=precision,
         compile=compile,
     )
+    if usual and plates is None and checkpoint is None:
+        posterior = fitted_field(model, args, kwargs, options, listener, saved, progress)
+        if posterior is not None:
+            return posterior
     problem = Problem(model, args, kwargs, options)
     if checkpoint is not None:
         if saved.begin(problem.given()):  # where that stood at first also decides on where to start

@@ -12,11 +12,12 @@ from torch.distributions import Distribution
 
 from ..distributions import FlowDistribution
 from ..flows import steady
+from ..flows.field import following
 from ..flows.linear import FULL_RANK_LIMIT
 from ..model import LatentSpace
 from ..model.check import check_model, started
 from ..model.latent_space import Unscored
-from ..transforms import Affine, Compose, FlowTransform, LowerTriangular
+from ..transforms import Affine, Compose, FlowTransform, LowerTriangular, NestedGaussian
 from .flow_guide import FlowGuide
 from .guarded import Guarded
 from .init import init_to_prior, prior_spread
@@ -133,6 +134,21 @@ class AutoFlow(FlowGuide):
         self._check_ready()
         self.transform, self._is_within = Compose([self.core, fixed]), True
         return self
+
+    def around(self, nested: NestedGaussian) -> "AutoFlow":
+        """Puts a flow of hyperparameters, and of a field that follows them, into the coordinates of a Gaussian of both.
+
+        Args:
+            nested: the Gaussian, of all latents.
+
+        Returns:
+            The guide, which is this Gaussian.
+        """
+        self._check_ready()
+        self.core.transforms[0] = following(self.latent_dim, nested.few.tolist())
+        self.core.transforms[-1] = Affine(self.latent_dim)
+        self.core.to(nested.loc)
+        return self.within(nested)
 
     def start_at(self, loc: Tensor, scale_tril: Tensor) -> "AutoFlow":
         """Makes the affine map at the end that of a Gaussian; returns the guide.

@@ -15,6 +15,7 @@ from ..model import LogJoint
 from ..model.noncentered import noncentered
 from ..seeds import seed_of, seeded
 from ..training import History
+from ..transforms import NestedGaussian
 
 FORMAT, KIND = "pyroflows posterior 2", "a file of Posterior.save"
 # The log joint at the centre, at draws of the guide and at some farther out is the model's fingerprint.
@@ -95,7 +96,10 @@ def unpack(found: Mapping[str, Any], guide: AutoFlow, log_joint: LogJoint) -> tu
             f"expected a model with the saved latents {found['sites']}, got {_sites(guide)}: pass the model and the "
             f"arguments that were fitted"
         )
-    if found["noncentered"] and (fixed := noncentered(log_joint)) is not None:
+    few = found["state"].get("transforms.1.few")
+    if few is not None:
+        guide.around(NestedGaussian(guide.latent_dim, few).to(found["state"]["transforms.1.loc"]))
+    elif found["noncentered"] and (fixed := noncentered(log_joint)) is not None:
         guide.within(fixed)
     own = guide.transform.state_dict()
     kinds = [{name: (tuple(t.shape), t.dtype) for name, t in state.items()} for state in (found["state"], own)]

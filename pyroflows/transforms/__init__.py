@@ -6,6 +6,7 @@ from .base import Conditioned, FlowTransform, Inverse
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
+from .nested_gaussian import NestedGaussian, Part
 from .onto import Onto
 from .permute import Permute
 from .triangular import LowerTriangular
@@ -20,6 +21,8 @@ __all__ = [
     "FlowTransform",
     "Inverse",
     "LowerTriangular",
+    "NestedGaussian",
     "Onto",
+    "Part",
     "Permute",
 ]

@@ -83,7 +83,7 @@ def root_at(density: Density, g: Tensor, carried: Any, metric: Tensor) -> Tensor
 
     Curvatures that are not positive, as of a density that is not at its mode, are taken from the metric.
     """
-    root = torch.linalg.cholesky(_positive(metric))
+    root = torch.linalg.cholesky(positive(metric))
     bends = []
     for axis in root.mT:
         ahead, back = (density(g + sign * APART / 2 * axis, carried).grad for sign in (1.0, -1.0))
@@ -92,10 +92,10 @@ def root_at(density: Density, g: Tensor, carried: Any, metric: Tensor) -> Tensor
     values, vectors = torch.linalg.eigh((bend + bend.mT) / 2)
     values = torch.where(values.isfinite() & (values > 1e-3), values, 1.0)
     covariance = root @ (vectors / values) @ vectors.mT @ root.mT
-    return torch.linalg.cholesky(_positive(covariance))
+    return torch.linalg.cholesky(positive(covariance))
 
 
-def _positive(matrix: Tensor) -> Tensor:
+def positive(matrix: Tensor) -> Tensor:
     """A symmetric matrix with a diagonal that makes it positive definite where rounding left it not."""
     matrix = (matrix + matrix.mT) / 2
     return matrix + 1e-10 * matrix.diagonal().mean() * torch.eye(len(matrix)).to(matrix)
