@@ -1,41 +1,32 @@
 """The posterior of a model's globals and of the latents of each row of a plate."""
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import files
 from ...arguments import check_counts
-from ...infer import Gaussian
 from ...seeds import seed_of, seeded
 from .. import plots, summary
 from ..refine import Refined
-from ..refine.weights import systematic, weight_stats
+from ..refine.weights import weight_stats
 from ..report import write_report
 from ..scalars import as_numpy
 from . import plate_archive
 from .moments import Moments, row_moments, weighted_moments
-from .plate_diagnostics import PlateDiagnostics, diagnose
-from .plate_draws import NUMBERS, PlateDraws
+from .plate_draws import NUMBERS
 from .plate_summary import by_plate
+from .plate_weighed import PlateWeighed
 from .row_draws import drawn, picked
-from .row_weights import RowWeights
 
-# Numbers of rows that a table goes through, about, with at least so many draws of the globals.
-PASSED, LEAST = 3_000_000, 50
-# Draws of a row, at least, of which one is picked by its weight.
-PICKED = 8
 # Scalars of rows that a summary lists one by one.
 LISTED = 100
 
 
-class PlatePosterior(PlateDraws):
+class PlatePosterior(PlateWeighed):
     """A posterior with the structure of a plate; made by :func:`pyroflows.fit`.
 
     It is read like any other: ``sample``, ``draws``, ``summary``, ``to_arviz``, ``predict``. What would be very many
@@ -49,32 +40,6 @@ class PlatePosterior(PlateDraws):
         num_draws: draws behind diagnostics, ArviZ and plots.
         seed: seed of these draws.
     """
-
-    @functools.cached_property
-    def _judged(self) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
-        with seeded(self.seed, self.guide.loc.device):
-            found, weighed, smoothed = diagnose(self.guide, self.joint, self.num_draws)
-        return replace(found, missed=self.history.missed), weighed, smoothed
-
-    @property
-    def diagnostics(self) -> PlateDiagnostics:
-        """How far the draws can be trusted, from weights of the globals and of each row."""
-        return self._judged[0]
-
-    @property
-    def log_weights(self) -> NDArray:
-        """``log p - log q`` of draws of the globals, each row averaged over ``diagnostics.each`` draws, in nats."""
-        return self._judged[1].log_weights
-
-    @property
-    def khat(self) -> float:
-        """The k-hat of PSIS of these weights; below 0.7 they can be relied on."""
-        return self.diagnostics.khat
-
-    @property
-    def row_spread(self) -> Tensor:
-        """The standard deviation of each row's log weights, ``(R,)``: small where its draws are good as they are."""
-        return self._judged[1].spread
 
     def refine(self, method: str, *, num_draws: int = 1000) -> Refined:
         """Draws corrected by importance weights: globals by theirs, and of each row one of several by its own.
@@ -111,20 +76,6 @@ class PlatePosterior(PlateDraws):
             vectors = self.structure.joined(self.log_joint.space, g, z)[None]
         stats = {} if weights is None else weight_stats(weighed.log_weights[chosen], weights, found.khat)
         return Refined(method, self.log_joint, vectors, found.corrected, stats, weights)
-
-    def _resampled(self, count: int) -> Tensor:
-        """Globals picked by their weights, ``(count, Dg)``."""
-        _, weighed, smoothed = self._judged
-        places = systematic(smoothed, count, float(torch.rand(())))
-        return weighed.g[torch.as_tensor(places, device=weighed.g.device)]
-
-    def globals_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean ``(Dg,)`` and lower root of the covariance of the globals, unconstrained, by their weighted draws."""
-        _, weighed, smoothed = self._judged
-        weights = torch.as_tensor(smoothed).to(weighed.g)
-        mean = weights @ weighed.g
-        found = Gaussian.from_root(mean, ((weighed.g - mean) * weights.sqrt()[:, None]).mT)
-        return found.loc, found.scale_tril
 
     def moments(self, *, weighted: bool | None = None) -> Moments:
         """Mean and standard deviation of each row by site, both ``(R, *shape)``; no draws of all rows are kept.
@@ -173,16 +124,6 @@ class PlatePosterior(PlateDraws):
             return picked(self.guide, self.joint, self._resampled(count), self._each)[:, rows]
         g = self.guide.outer_posterior().sample((count,))
         return drawn(self.guide, self.joint, g, rows, -(-self.num_draws // count))
-
-    @property
-    def _each(self) -> int:
-        """Draws of a row of which one is picked by its weight."""
-        return max(self.diagnostics.each, PICKED)
-
-    @property
-    def _few(self) -> int:
-        """Draws of the globals for what goes through all rows."""
-        return min(max(PASSED // (self.joint.numbers * len(self.joint.passes)), LEAST), self.num_draws)
 
     def plot_rows(self, site: str | None = None, *, most: int = 60) -> Any:
         """A caterpillar plot: means and 90 % intervals of rows in order, and the line of their mean; a Figure.
