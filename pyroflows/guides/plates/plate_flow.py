@@ -1,7 +1,7 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -138,9 +138,20 @@ class AutoPlateFlow(PlateGuide):
         self.register_buffer("loc", around.loc.clone())
         self.register_buffer("root", around.scale_tril.clone())
 
-    def read(self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None) -> RowJoint:
-        """The model at these arguments as terms of its rows."""
-        return RowJoint(self.bare_model, args, kwargs, plate=self._make[0], dtype=dtype, init_loc_fn=self._init)
+    def read(
+        self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None, *, hide: Sequence[str] = ()
+    ) -> RowJoint:
+        """The model at these arguments as terms of its rows, by the guide's plate once it is set up.
+
+        Args:
+            args: arguments.
+            kwargs: keyword arguments.
+            dtype: what it is computed in.
+            hide: sites that have no part in it.
+        """
+        plate = self._make[0] if self.prototype_trace is None else self.structure.plate
+        model = poutine.block(self.bare_model, hide=[*hide]) if hide else self.bare_model
+        return RowJoint(model, args, kwargs, plate=plate, dtype=dtype, init_loc_fn=self._init)
 
     def setup_from(self, joint: RowJoint, state: dict[str, Tensor]) -> "AutoPlateFlow":
         """The same with the numbers of a guide that was set up before, its ``state_dict()``, and no search for a start.

@@ -1,6 +1,6 @@
 """The posterior of a model's globals and of the latents of each row of a plate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .moments import Moments, row_moments, weighted_moments
 from .plate_draws import NUMBERS
 from .plate_summary import by_plate
 from .plate_weighed import PlateWeighed
+from .row_arviz import of_rows
 from .row_draws import drawn, picked
 
 # Scalars of rows that a summary lists one by one.
@@ -63,7 +64,8 @@ class PlatePosterior(PlateWeighed):
         if num_draws * self.structure.size > NUMBERS:
             raise ValueError(
                 f"expected at most {NUMBERS:,} numbers, got {num_draws} draws of {self.structure.size:,} latents: ask "
-                f"for fewer draws, or take moments(weighted=True)"
+                f"for num_draws={NUMBERS // self.structure.size}, or take moments(weighted=True) of all rows and "
+                f"summary(weighted=True, rows=[...]) of some"
             )
         found, weighed, smoothed = self._judged
         with torch.no_grad(), seeded(seed_of("refined draws by plate"), self.guide.loc.device):
@@ -124,6 +126,35 @@ class PlatePosterior(PlateWeighed):
             return picked(self.guide, self.joint, self._resampled(count), self._each)[:, rows]
         g = self.guide.outer_posterior().sample((count,))
         return drawn(self.guide, self.joint, g, rows, -(-self.num_draws // count))
+
+    def to_arviz(
+        self,
+        *,
+        rows: Sequence[int] | None = None,
+        coords: Mapping[str, Sequence] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The draws as an ArviZ object, see :meth:`pyroflows.Posterior.to_arviz`.
+
+        Where all rows are so many that ``num_draws`` of them would be more than 50 million numbers, there are fewer.
+
+        Args:
+            rows: globals and the latents and data of these rows alone, the labels of the plate; None for all rows.
+            coords: labels by dimension name, of all rows for the plate.
+            dims: names of a site's dimensions by site, in the place of the plates'.
+            options: ``predictive``, ``prior`` and ``log_likelihood``, which are of all rows.
+
+        Raises:
+            ValueError: if a row is none of the plate's, or ``rows`` and options are given.
+        """
+        if rows is None:
+            return super().to_arviz(coords=coords, dims=dims, **options)
+        if any(options.values()):
+            given = next(name for name, value in options.items() if value)
+            raise ValueError(f"expected rows without {given}, which is of all rows: leave one of them out")
+        draws = as_numpy(self.sample(self.num_draws, seed=self.seed, rows=rows))
+        return of_rows(draws, self.log_joint, self.structure, self._rows(rows).tolist(), coords, dims)
 
     def plot_rows(self, site: str | None = None, *, most: int = 60) -> Any:
         """A caterpillar plot: means and 90 % intervals of rows in order, and the line of their mean; a Figure.

@@ -1,20 +1,25 @@
 """What weights of the globals say, with each row averaged: diagnostics of a posterior by plate, and rows left out."""
 
 import functools
+import warnings
 from dataclasses import replace
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...arguments import check_counts
 from ...infer import Gaussian
 from ...seeds import seeded
+from ..importance_diagnostics import Diagnostics
 from ..refine.weights import systematic
 from . import plate_diagnostics
 from .loo import Loo, leave_rows_out
+from .new_rows import NewRows, log_mean
 from .plate_diagnostics import FEW, PlateDiagnostics, diagnose
-from .plate_draws import NUMBERS, PlateDraws
-from .row_weights import RowWeights
+from .plate_draws import NUMBERS, PlateDraws, check_size
+from .row_draws import picked
+from .row_weights import RowWeights, row_levels
 
 # Numbers of rows that a table goes through, about, with at least so many draws of the globals.
 PASSED, LEAST = 3_000_000, 50
@@ -84,6 +89,70 @@ class PlateWeighed(PlateDraws):
             too far to be left out by weights are named. Of two models of the same rows, compare ``pointwise``.
         """
         return self._left_out
+
+    def log_predictive(self, *args: object, **kwargs: object) -> Tensor:
+        """The log density of the data of new rows given the fit's, of each row by itself: ``(rows,)``, in nats.
+
+        Args:
+            args: arguments of the model with the data of new rows, as many as there are.
+            kwargs: keyword arguments of the model.
+
+        Raises:
+            ValueError: if the model has other latents with these arguments.
+        """
+        with torch.no_grad(), seeded(self.seed, self.guide.loc.device):
+            levels, log_w = self._levels(self._new_rows(args, kwargs))
+            return log_mean(log_w, levels)
+
+    def predict_rows(
+        self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
+    ) -> dict[str, Tensor]:
+        """Draws of new rows given their own data and the fit's: their latents, the globals, and further data.
+
+        Globals are picked by what the new rows say of them, and of each row one of several draws by its weight. Data
+        that these arguments lack, as by ``obs=None``, are not known; without any the rows have their prior.
+
+        Args:
+            args: arguments of the model with the data of new rows.
+            num_samples: how many draws.
+            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
+            kwargs: keyword arguments of the model; use ``functools.partial`` for the two names above.
+
+        Returns:
+            All latents, observed sites drawn anew, and ``pyro.deterministic`` sites, ``(num_samples, *site.shape)``.
+
+        Raises:
+            ValueError: if the model has other latents with these arguments, or that would be too many numbers.
+        """
+        check_counts(type(self).__name__, {}, num_samples=num_samples)
+        weighed = self._judged[1]
+        with torch.no_grad(), seeded(seed, self.guide.loc.device):
+            new = self._new_rows(args, kwargs)
+            check_size(num_samples, new.joint.structure.rows * new.joint.structure.width, {})
+            levels, log_w = self._levels(new)
+            weights = torch.cat([level.sum(-1) for level in levels]) + log_w
+            found, smoothed = Diagnostics.of(weights.double().cpu().numpy(), weighted=True)
+            if found.grade == "do not trust":
+                warnings.warn(
+                    f"the new rows of {self.structure.plate!r} move the globals farther than draws of the fit can be "
+                    f"weighed by (k-hat {found.khat:.2f}, {found.efficiency * found.draws:.0f} effective draws): fit "
+                    f"them together with the others, or pass fewer of them",
+                    stacklevel=2,
+                )
+            places = systematic(smoothed, num_samples, float(torch.rand(())))
+            g = weighed.g[torch.as_tensor(places, device=weighed.g.device)]
+            z = picked(self.guide, new.joint, g, self._each, new.form)
+            values = new.joint.structure.values(g, z)[0]
+            return values | self._replay.simulate(values, num_samples, (args, kwargs))
+
+    def _new_rows(self, args: tuple, kwargs: dict) -> NewRows:
+        return NewRows.of(self.guide, self.joint, self._replay.data, args, kwargs)
+
+    def _levels(self, new: NewRows) -> tuple[list[Tensor], Tensor]:
+        """What new rows say at the weighed draws of the globals, ``(S, rows)`` in parts, and the draws' log weights."""
+        _, weighed, smoothed = self._judged
+        found = row_levels(self.guide, new.joint, weighed.g, max(self.diagnostics.each, FEW), form=new.form)
+        return [level for _, level in found], torch.as_tensor(smoothed).to(weighed.g).log()
 
     @property
     def _each(self) -> int:
