@@ -11,7 +11,10 @@ from torch import Tensor
 
 import pyroflows as pf
 from pyroflows import PlatePosterior
+from pyroflows.model.rows import RowJoint
+from pyroflows.model.rows.relations import Related, related
 from pyroflows.posterior.plates.loo import Loo
+from pyroflows.posterior.plates.structure_plot import plot_structure
 
 ROWS, EACH = 60, 4
 GENERATOR = torch.Generator().manual_seed(3)
@@ -223,3 +226,36 @@ def test_arviz_of_chosen_rows(which: str, request: pytest.FixtureRequest) -> Non
 def test_messages(fitted: PlatePosterior, call: Callable, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call(fitted)
+
+
+def beside(y: Tensor) -> None:
+    """Data in a plate of their own, one datum of no row, and a global that skips the rows."""
+    mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+    noise = pyro.sample("noise", dist.HalfNormal(1.0))
+    with pyro.plate("group", 3):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0).to_event(1))
+        pyro.deterministic("double", 2 * effect)
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(effect[torch.tensor([0, 0, 1, 2]), 1], noise), obs=y)
+    pyro.sample("other", dist.Normal(mean[0], 1.0), obs=torch.tensor(0.0))
+
+
+def test_relations_of_sites() -> None:
+    sites, sizes = related(RowJoint(beside, (torch.randn(4),), {}))
+    assert sites == [
+        Related("mean", "global", 2, (), ()),
+        Related("noise", "global", 1, (), ()),
+        Related("effect", "row", 2, ("mean",), ("group",)),
+        Related("y", "data", 0, ("noise", "effect"), ("row",)),
+        Related("other", "data", 0, ("mean",), ()),
+    ]
+    assert sizes == {"group": 3, "row": 4}
+    figure = plot_structure(sites, sizes, "group")
+    labels = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    assert {*labels} == {"mean (2)", "noise", "effect (2)", "y", "other", "group: 3", "row: 4", ""}
+    assert labels["mean (2)"][1] == labels["noise"][1] > labels["effect (2)"][1] > labels["y"][1] == labels["other"][1]
+
+
+def test_a_picture_of_the_structure(some: PlatePosterior) -> None:
+    texts = [text.get_text() for text in some.plot_structure().axes[0].texts]
+    assert [text for text in texts if text] == ["group: 60", "mean", "scale", "effect", "y"]

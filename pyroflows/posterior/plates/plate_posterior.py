@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import files
 from ...arguments import check_counts
+from ...model.rows.relations import related
 from ...seeds import seed_of, seeded
 from .. import plots, summary
 from ..refine import Refined
@@ -22,6 +23,7 @@ from .plate_summary import by_plate
 from .plate_weighed import PlateWeighed
 from .row_arviz import of_rows
 from .row_draws import drawn, picked
+from .structure_plot import plot_structure
 
 # Scalars of rows that a summary lists one by one.
 LISTED = 100
@@ -170,6 +172,13 @@ class PlatePosterior(PlateWeighed):
         return plots.plot_rows(
             *(part.reshape(len(part), -1).cpu().numpy() for part in (mean, sd)), site or names[0], most
         )
+
+    def plot_structure(self) -> Any:
+        """Globals, the plate with its latents, data, and arrows from each site to those that depend on it; a Figure.
+
+        Latents are white, with how many numbers they have where that is more than one, of a row inside of the plate.
+        """
+        return plot_structure(*related(self.joint), self.structure.plate)
 
     def report(self, path: str | Path | None = None) -> str:
         """One page: the verdict, the table and how the fit went; written as HTML with pictures if given a path.
