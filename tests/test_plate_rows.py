@@ -1,5 +1,6 @@
 """Rows left out, new rows, some rows at a time: what a posterior by plate says of rows, beside exact answers."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -74,12 +75,11 @@ def test_rows_left_out_are_those_of_a_grid(fitted: PlatePosterior, grid: Grid) -
     assert found.khat.max() < 0.75
 
 
-def test_averages_of_rows_that_are_off_cancel_in_their_own_weights(grid: Grid) -> None:
-    torch.manual_seed(0)
-    guide = pf.AutoPlateFlow(groups).setup(Y)
+def test_averages_of_rows_that_are_off_cancel_in_their_own_weights(fitted: PlatePosterior, grid: Grid) -> None:
+    guide = copy.deepcopy(fitted.guide)
     with torch.no_grad():
         guide.form.row[:, 1] -= 0.06
-    spoilt = PlatePosterior(guide, guide.joint, pf.infer.History(), num_draws=300)
+    spoilt = PlatePosterior(guide, fitted.joint, fitted.history, num_draws=300)
     left_out = -(grid.log[:, None] - grid.rows(Y)).logsumexp(0)
     assert spoilt.diagnostics.each > 1
     assert (torch.as_tensor(spoilt.loo().pointwise) - left_out).abs().mean() < 0.02
@@ -164,6 +164,26 @@ def test_new_rows_with_other_latents_are_refused() -> None:
         ValueError, match=r"the latent 'mean' has the shape \(2,\) of the fit, got ones .* it has \(3,\)"
     ):
         found.predict(y[:4], 4, 3)
+
+
+def passed(y: Tensor, index: Tensor) -> None:
+    """Groups of which the caller chooses some, and passes their data."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    scale = pyro.sample("scale", dist.HalfNormal(2.0))
+    with pyro.plate("group", ROWS, subsample=index):
+        effect = pyro.sample("effect", dist.Normal(mean, scale))
+        pyro.sample("y", dist.Normal(effect[..., None], torch.ones(EACH)).to_event(1), obs=y)
+
+
+def test_data_of_some_rows_that_the_caller_passes_are_not_those_of_others() -> None:
+    index = torch.arange(20)
+    guide = pf.AutoPlateFlow(passed)
+    guide.setup_on(guide.read((Y[index], index), {}, torch.float64))
+    posterior = PlatePosterior(guide, guide.joint, pf.infer.History())
+    says = r"the rows that plate 'group' yields, y\[rows\], got one that is passed those of 20 rows of 60: pass it all"
+    for call in (posterior.to_arviz, lambda: posterior.predict_rows(Y[index], index)):
+        with pytest.raises(ValueError, match=says):
+            call()
 
 
 @pytest.fixture(scope="module")

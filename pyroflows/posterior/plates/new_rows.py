@@ -1,5 +1,7 @@
 """Rows that a fit did not have, given its globals and data of their own."""
 
+import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from ...infer import Gaussian
 from ...infer.nested.marginal import modes
 from ...infer.nested.sites import expanded
 from ...infer.nested.start import Start
-from ...model.rows import RowJoint, Structure
+from ...model.rows import RowJoint, Structure, check_followed
 from ...model.sites import trace_of
 
 
@@ -47,6 +49,7 @@ class NewRows(NamedTuple):
             nodes = trace_of(runs.model, runs.args, runs.kwargs).nodes
         unseen = [name for name in data if name in nodes and not nodes[name]["is_observed"]]
         joint = guide.read(args, kwargs, known.dtype, hide=unseen)
+        check_followed(joint)
         _check(known.structure, joint.structure)
         z = joint.start[1]
         if len(z) < joint.structure.rows:
@@ -77,7 +80,7 @@ def _shapes(structure: Structure) -> dict[str, torch.Size]:
     return found | {site.name: site.shape[: site.axis] + site.shape[site.axis + 1 :] for site in structure.inner}
 
 
-def log_mean(weights: Tensor, levels: list[Tensor]) -> Tensor:
-    """The log of the weighted mean of densities, given their logs ``(S, R)`` in parts and log weights ``(S,)``."""
-    parts = zip(weights.split([len(level) for level in levels]), levels, strict=True)
-    return torch.stack([torch.logsumexp(own[:, None] + level, 0) for own, level in parts]).logsumexp(0)
+def log_mean(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The log of the weighted mean of densities ``(R,)``, given in parts log weights ``(S,)`` and logs ``(S, R)``."""
+    found = (torch.logsumexp(weights[:, None] + logs, 0) for weights, logs in parts)
+    return functools.reduce(torch.logaddexp, found)

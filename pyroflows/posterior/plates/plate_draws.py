@@ -53,15 +53,7 @@ class PlateDraws(Draws):
         Raises:
             ValueError: if the model sees some rows only, and not those that its plate yields.
         """
-        space = None
-        if self.structure.is_subsampled:
-            if not self.joint.follows:
-                raise ValueError(
-                    f"expected a model that indexes its data by the rows that plate {self.structure.plate!r} yields, "
-                    f"y[rows], got one that is passed those of {self.structure.seen} rows of {self.structure.rows}: "
-                    f"pass it all data"
-                )
-            space = whole_space(self.structure, self.joint.dtype)
+        space = whole_space(self.joint) if self.structure.is_subsampled else None
         args, kwargs = self.joint.runs.args, self.joint.runs.kwargs
         made = LogJoint(self.guide.bare_model, args, kwargs, space, dtype=self.joint.dtype)
         return made.holding(made.parameters())

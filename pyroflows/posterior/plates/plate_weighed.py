@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ...arguments import check_counts
 from ...infer import Gaussian
+from ...model.rows import RowJoint
 from ...seeds import seeded
 from ..importance_diagnostics import Diagnostics
 from ..refine.weights import systematic
@@ -72,11 +74,9 @@ class PlateWeighed(PlateDraws):
 
     @functools.cached_property
     def _left_out(self) -> Loo:
-        rows, each = self.structure.rows, max(self.diagnostics.each, FEW)
-        count = plate_diagnostics.NUMBERS // (each * self.joint.numbers * len(self.joint.passes))
-        count = min(self.num_draws, max(count, plate_diagnostics.LEAST), max(NUMBERS // rows, LEAST))
+        count = min(self._count(self.joint), max(NUMBERS // self.structure.rows, LEAST))
         with seeded(self.seed, self.guide.loc.device):
-            return leave_rows_out(self.guide, self.joint, count, each)
+            return leave_rows_out(self.guide, self.joint, count, max(self.diagnostics.each, FEW))
 
     def loo(self) -> Loo:
         """Leave-one-row-out: the log predictive density of each row's data given those of all other rows.
@@ -101,8 +101,7 @@ class PlateWeighed(PlateDraws):
             ValueError: if the model has other latents with these arguments.
         """
         with torch.no_grad(), seeded(self.seed, self.guide.loc.device):
-            levels, log_w = self._levels(self._new_rows(args, kwargs))
-            return log_mean(log_w, levels)
+            return log_mean(self._levels(self._new_rows(args, kwargs)))
 
     def predict_rows(
         self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
@@ -129,8 +128,7 @@ class PlateWeighed(PlateDraws):
         with torch.no_grad(), seeded(seed, self.guide.loc.device):
             new = self._new_rows(args, kwargs)
             check_size(num_samples, new.joint.structure.rows * new.joint.structure.width, {})
-            levels, log_w = self._levels(new)
-            weights = torch.cat([level.sum(-1) for level in levels]) + log_w
+            weights = torch.cat([log_w + level.sum(-1) for log_w, level in self._levels(new)])
             found, smoothed = Diagnostics.of(weights.double().cpu().numpy(), weighted=True)
             if found.grade == "do not trust":
                 warnings.warn(
@@ -148,11 +146,19 @@ class PlateWeighed(PlateDraws):
     def _new_rows(self, args: tuple, kwargs: dict) -> NewRows:
         return NewRows.of(self.guide, self.joint, self._replay.data, args, kwargs)
 
-    def _levels(self, new: NewRows) -> tuple[list[Tensor], Tensor]:
-        """What new rows say at the weighed draws of the globals, ``(S, rows)`` in parts, and the draws' log weights."""
+    def _levels(self, new: NewRows) -> Iterator[tuple[Tensor, Tensor]]:
+        """In parts, log weights ``(S,)`` of draws of the globals, and what new rows say at these, ``(S, rows)``."""
         _, weighed, smoothed = self._judged
-        found = row_levels(self.guide, new.joint, weighed.g, max(self.diagnostics.each, FEW), form=new.form)
-        return [level for _, level in found], torch.as_tensor(smoothed).to(weighed.g).log()
+        count, each = self._count(new.joint), max(self.diagnostics.each, FEW)
+        log_w = torch.as_tensor(smoothed).to(weighed.g)[:count].log().log_softmax(0)
+        for _, level in row_levels(self.guide, new.joint, weighed.g[:count], each, form=new.form):
+            own, log_w = log_w[: len(level)], log_w[len(level) :]
+            yield own, level
+
+    def _count(self, joint: RowJoint) -> int:
+        """Draws of the globals for the densities of rows, each averaged."""
+        cost = max(self.diagnostics.each, FEW) * joint.numbers * len(joint.passes)
+        return min(self.num_draws, max(plate_diagnostics.NUMBERS // cost, plate_diagnostics.LEAST))
 
     @property
     def _each(self) -> int:
