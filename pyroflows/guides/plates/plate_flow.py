@@ -141,14 +141,7 @@ class AutoPlateFlow(PlateGuide):
     def read(
         self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None, *, hide: Sequence[str] = ()
     ) -> RowJoint:
-        """The model at these arguments as terms of its rows, by the guide's plate once it is set up.
-
-        Args:
-            args: arguments.
-            kwargs: keyword arguments.
-            dtype: what it is computed in.
-            hide: sites that have no part in it.
-        """
+        """The model at these arguments, but for sites to hide, as terms of its rows, once set up those of its plate."""
         plate = self._make[0] if self.prototype_trace is None else self.structure.plate
         model = poutine.block(self.bare_model, hide=[*hide]) if hide else self.bare_model
         return RowJoint(model, args, kwargs, plate=plate, dtype=dtype, init_loc_fn=self._init)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pyro import poutine
 from pyro.infer.inspect import get_model_relations
 
+from ...seeds import seed_of, seeded
 from .row_joint import RowJoint
 
 
@@ -32,7 +33,7 @@ def related(joint: RowJoint) -> tuple[list[Related], dict[str, int]]:
     structure, runs = joint.structure, joint.runs
     values, *_ = structure.values(*joint.start)
     model = poutine.condition(runs.model, data=values)
-    with runs.settings(), poutine.block():
+    with runs.settings(), poutine.block(), seeded(seed_of("relations"), joint.start[0].device):
         found = get_model_relations(model, runs.args, runs.kwargs)
         nodes = poutine.trace(model).get_trace(*runs.args, **runs.kwargs).nodes
     kinds = {site.name: ("global", site.size) for site in structure.outer.sites}
