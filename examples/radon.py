@@ -4,7 +4,7 @@ The measurements are simulated, in the manner of the study in Gelman and Hill, D
 Multilevel Models, chapter 12: the log of the radon level, lower on the first floor than in the basement, with a level
 and an effect of the floor for each county. ``fit`` follows the plate of the counties. The picture shows the counties'
 levels in order, and how far each is drawn from the mean of its own measurements towards the mean of all counties: the
-further, the fewer there are.
+further, the fewer there are. Another one shows the model.
 
     python examples/radon.py [--smoke] [--seed 0] [--out .]
 """
@@ -81,6 +81,7 @@ def main() -> None:
     posterior = pyroflows.fit(model, *data, steps=1 if args.smoke else 1000, progress=False)
     print(posterior.structure)
     print(posterior.summary())
+    posterior.plot_structure().savefig(args.out / "radon_structure.png", dpi=100)
     plot(posterior, *data, args.out / "radon.png")
 
 

@@ -17,7 +17,7 @@ WRITES = {
     "eight_schools": ["eight_schools.png", "eight_schools.nc"],
     "likelihood_free": ["likelihood_free.png"],
     "plain_pyro": [],
-    "radon": ["radon.png"],
+    "radon": ["radon.png", "radon_structure.png"],
     "vae_flow_prior": ["vae_flow_prior.png"],
 }
 

@@ -34,6 +34,17 @@ def beside(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(slopes[GROUP, 1], noise[GROUP]), obs=y)
 
 
+def one_event(y: Tensor) -> None:
+    """Data of all rows in one event, some left out by a mask, and a scale around them."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    with pyro.plate("group", 3):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+    with pyro.poutine.scale(scale=0.5):
+        pyro.sample("y", dist.Normal(effect[GROUP], 1.0).to_event(1), obs=y)
+    pairs = dist.Normal(effect[GROUP[:6]].reshape(3, 2), 1.0).mask(torch.tensor([[True], [True], [False]]))
+    pyro.sample("pairs", pairs.to_event(2), obs=y[:6].reshape(3, 2))
+
+
 def nested(y: Tensor) -> None:
     """Classes in schools, with the schools' plate outside."""
     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
@@ -45,7 +56,13 @@ def nested(y: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "y"), [(inside, torch.randn(6)), (beside, torch.randn(7)), (nested, torch.randn(4, 3))]
+    ("model", "y"),
+    [
+        (inside, torch.randn(6)),
+        (beside, torch.randn(7)),
+        (one_event, torch.randn(7)),
+        (nested, torch.randn(4, 3)),
+    ],
 )
 def test_terms_add_up_to_the_log_joint(model: Callable, y: Tensor) -> None:
     joint, density = RowJoint(model, (y,), {}, dtype=torch.float64), log_joint(model, y.double())
@@ -67,6 +84,25 @@ def test_each_datum_is_found_its_row() -> None:
     moved = joint(g, other).rest - joint(g, z).rest
     assert moved[0, [0, 2]].abs().max() < 1e-12
     assert moved[0, 1] != 0
+
+
+def test_data_in_one_event_are_taken_apart() -> None:
+    y = torch.randn(7).double()
+    joint = RowJoint(one_event, (y,), {}, dtype=torch.float64)
+    z = torch.randn(1, 3, 1).double()
+    each = dist.Normal(z[0, GROUP, 0], 1.0).log_prob(y)
+    each = 0.5 * each + torch.cat([each[:4], torch.zeros(3).double()])
+    assert torch.allclose(
+        joint(torch.zeros(1, 1).double(), z).rest[0], torch.zeros(3).double().index_add(0, GROUP, each)
+    )
+
+
+def across_rows(y: Tensor) -> None:
+    """Data of all rows in one event that does not come apart."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    with pyro.plate("group", 3):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+    pyro.sample("y", dist.MultivariateNormal(effect[GROUP], 0.5 * torch.ones(7, 7) + torch.eye(7)), obs=y)
 
 
 def test_the_prior_of_rows_is_read_off() -> None:
@@ -134,7 +170,7 @@ def masked(y: Tensor) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     with pyro.plate("group", len(y)):
         effect = pyro.sample("effect", dist.Normal(mean, 1.0))
-        pyro.sample("y", dist.Normal(effect, 1.0), obs=y, obs_mask=y > 0)
+        pyro.sample("y", dist.Normal(effect, 1.0), obs=y, obs_mask=torch.arange(len(y)) > 1)
 
 
 def across(y: Tensor) -> None:
@@ -161,6 +197,11 @@ def noisy_items(y: Tensor) -> None:
     [
         (noisy_items, (torch.ones(9, 4),), "priors of a fixed scale, got the site 'noise' whose prior other latents"),
         (chain, (torch.randn(5),), "one row of plate 'time' each, got the site 'y' with data that depend on several"),
+        (
+            across_rows,
+            (torch.randn(7),),
+            "data of several are one event, in the place of which a plate of data takes them",
+        ),
         (pooled, (torch.randn(5),), "independent given the latents outside, got the site 'y' with terms that other"),
         (no_plate, (), "latents inside of a plate, got none"),
         (no_globals, (), "latents outside of the plate 'group', got none"),

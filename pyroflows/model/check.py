@@ -9,6 +9,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import biject_to
 
+from .given_rows import whole_shape
 from .latent_space import LatentSpace, Site
 from .sites import Model, innermost, latent_nodes, trace_of
 
@@ -122,7 +123,7 @@ def check_latents(sites: list[Site], trace: poutine.Trace) -> None:
         )
     for site in sites:
         shape = trace.nodes[site.name]["fn"].shape()
-        if shape != site.shape:
+        if site.shape not in (shape, whole_shape(trace.nodes[site.name])):
             raise ValueError(
                 f"expected the same latents in every run, got the site {site.name!r} of shape {tuple(shape)} after "
                 f"{tuple(site.shape)}: let the model depend on its arguments alone"

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from .all_rows import AllRows
 from .check import check_latents, check_model
+from .given_rows import GivenRows
 from .latent_space import LatentSpace
 from .parameters import Holding, parameters_of
 from .plates import Choice, Chosen, Plates
@@ -63,7 +64,7 @@ class LogJoint:
             with default_dtype(dtype):
                 check_model(model, *self.args, **self.kwargs)
                 space = self._latents()
-        elif dtype is not None:
+        elif dtype not in (None, space.start.dtype):
             with self._settings():
                 start, space = space.start, self._latents(space.constrain(space.start)[0])
             space.start = start.to(space.start)
@@ -129,8 +130,7 @@ class LogJoint:
         Raises:
             ValueError: if the run has other latents than the first one.
         """
-        model = Traceable()(poutine.condition(self.on(choice), data=self.typed(values)))
-        found = trace_of(model, self.args, self.kwargs)
+        found = trace_of(Traceable()(GivenRows(self.typed(values))(self.on(choice))), self.args, self.kwargs)
         check_latents(self.space.sites, found)
         return found
 

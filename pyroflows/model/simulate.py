@@ -11,6 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .given_rows import seen
 from .sites import Model, Plates, is_derived, is_fixed, is_given, plates_of, plates_of_derived, trace_of
 
 # Rows that vmap runs at once: with many observations one value a row and datum would fill the memory.
@@ -25,7 +26,7 @@ class Simulating(Messenger):
     Of a plate with ``subsample_size`` the rows come in turn.
 
     Args:
-        values: the latents' values by name.
+        values: the latents' values by name, those inside of subsampled plates of all rows.
         data: conditioned sites that hold data all the same, see :func:`~pyroflows.model.sites.data_sites`.
         first: the first row of subsampled plates.
 
@@ -38,14 +39,16 @@ class Simulating(Messenger):
         self.values, self.data, self.first = values, data, first
         self.sizes: dict[str, tuple[int, int]] = {}
         self._missing: set[str] = set()
+        self._rows: dict[str, Tensor] = {}
 
     def _pyro_sample(self, message: dict) -> None:
         name = message["name"]
         if site_is_subsample(message):
             self._choose_rows(message)
         elif name in self.values and name not in self._missing:
-            _check_shape(message, self.values[name])
-            message["value"], message["is_observed"] = self.values[name], True
+            value = seen(message, self.values[name], self._rows)
+            _check_shape(message, value)
+            message["value"], message["is_observed"] = value, True
         else:
             if is_given(message) and (name in self.data or not is_fixed(message, self)):
                 _free(message)
@@ -58,6 +61,8 @@ class Simulating(Messenger):
         if message["value"] is None and chosen not in (None, size):
             self.sizes[message["name"]] = size, chosen
             message["value"] = (self.first + torch.arange(chosen, device=message["fn"].device)) % size
+        if message["value"] is not None:
+            self._rows[message["name"]] = message["value"]
 
 
 def _check_shape(message: dict, value: Tensor) -> None:

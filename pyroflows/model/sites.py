@@ -12,6 +12,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
+from .given_rows import GivenRows
+
 Plates = tuple[str | None, ...]
 Values = Mapping[str, Tensor]
 FREE: Values = MappingProxyType({})
@@ -89,7 +91,7 @@ def data_sites(model: Model, args: tuple, kwargs: dict, points: Sequence[Values]
         points: values of the latents by name at two points; by default two draws of the prior.
     """
     noting = _Noting()
-    first, second = (trace_of(poutine.condition(noting(model), data=dict(point)), args, kwargs) for point in points)
+    first, second = (trace_of(GivenRows(point)(noting(model)), args, kwargs) for point in points)
     found = [name for name, node in first.nodes.items() if is_given(node) and name not in points[0]]
     own = [name for name in found if name not in noting.fixed]
     if own:

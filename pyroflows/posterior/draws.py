@@ -173,9 +173,11 @@ class Draws(ABC):
             "constant_data": {name: value for name, value in values.items() if name not in data},
         }
         groups |= self._predictions([*groups["observed_data"]], predictive, prior, log_likelihood)
-        named = {site.name: _dims(site.name, site.plates, len(site.shape)) for site in self.log_joint.space.sites}
-        named |= {name: _dims(name, plates, values[name].ndim) for name, (_, plates) in given.items()}
-        named |= {name: _dims(name, plates, self.draws[name].dim() - 1) for name, plates in self._replay.plates.items()}
+        named = {site.name: dims_of(site.name, site.plates, len(site.shape)) for site in self.log_joint.space.sites}
+        named |= {name: dims_of(name, plates, values[name].ndim) for name, (_, plates) in given.items()}
+        named |= {
+            name: dims_of(name, plates, self.draws[name].dim() - 1) for name, plates in self._replay.plates.items()
+        }
         return arviz.inference_data(groups, named | dict(dims or {}), coords)
 
     def plot_pairs(self, names: Sequence[str] | None = None, *, max_scalars: int = 6) -> Any:
@@ -227,7 +229,7 @@ class Draws(ABC):
         return {**self.log_joint.constrain(vectors), **self._replay.derived(vectors)}
 
 
-def _dims(name: str, plates: Sequence[str | None], rank: int) -> list[str]:
+def dims_of(name: str, plates: Sequence[str | None], rank: int) -> list[str]:
     """One name for each dimension of a site: its plate, or as ArviZ would call it."""
     plates = [*plates, *[None] * (rank - len(plates))]
     return [plate or f"{name}_dim_{i}" for i, plate in enumerate(plates)]

@@ -1,6 +1,6 @@
 """AutoPlateFlow: a guide with the structure of the model's plates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -138,9 +138,13 @@ class AutoPlateFlow(PlateGuide):
         self.register_buffer("root", around.scale_tril.clone())
         self.relative = joint.structure.outer.relative  # the same one, whose numbers are kept with the guide's
 
-    def read(self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None) -> RowJoint:
-        """The model at these arguments as terms of its rows, in the guide's coordinates if it is set up."""
-        joint = RowJoint(self.bare_model, args, kwargs, plate=self._make[0], dtype=dtype, init_loc_fn=self._init)
+    def read(
+        self, args: tuple, kwargs: dict, dtype: torch.dtype | None = None, *, hide: Sequence[str] = ()
+    ) -> RowJoint:
+        """The model at these arguments, but for sites to hide, as terms of its rows, once set up those of its plate."""
+        plate = self._make[0] if self.prototype_trace is None else self.structure.plate
+        model = poutine.block(self.bare_model, hide=[*hide]) if hide else self.bare_model
+        joint = RowJoint(model, args, kwargs, plate=plate, dtype=dtype, init_loc_fn=self._init)
         if self.prototype_trace is not None and self.relative is not None:
             joint.structure.outer.relative.load_state_dict(self.relative.state_dict())
         return joint

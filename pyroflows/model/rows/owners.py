@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import Independent
 
 from .structure import Structure
 
@@ -49,6 +51,22 @@ def owners_of(values: Values, points: Sequence[tuple[Tensor, Tensor]], structure
     return found
 
 
+def elements(node: dict) -> Tensor:
+    """The log densities of a site's data, one by one where several that are independent are one event.
+
+    Args:
+        node: the site, in a trace.
+    """
+    fn, inner = node["fn"], 0
+    while isinstance(fn, Independent):
+        fn, inner = fn.base_dist, inner + fn.reinterpreted_batch_ndims
+    by_datum = (
+        part[(..., *[None] * inner)] if isinstance(part, Tensor) and part.dim() else part
+        for part in (node["scale"], node["mask"])
+    )
+    return scale_and_mask(fn.log_prob(node["value"], *node["args"], **node["kwargs"]), *by_datum)
+
+
 def _moved(values: Values, g: Tensor, z: Tensor, direction: Tensor) -> dict[str, Tensor]:
     """The derivatives of log densities as rows move in a direction, by two passes backward."""
     with torch.enable_grad():
@@ -83,6 +101,7 @@ def _joined(name: str, old: Tensor, new: Tensor, none: int, structure: Structure
 def _several(name: str, structure: Structure) -> ValueError:
     return ValueError(
         f"expected data that depend on one row of plate {structure.plate!r} each, got the site {name!r} with data that "
-        f"depend on several: rows are not independent given the latents outside. Name another plate, or take AutoFlow "
-        f"or fit(..., plates=False)"
+        f"depend on several: rows are not independent given the latents outside, or data of several are one event, in "
+        f"the place of which a plate of data takes them apart. Or name another plate, or take AutoFlow or fit(..., "
+        f"plates=False)"
     )

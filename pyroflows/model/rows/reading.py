@@ -46,7 +46,7 @@ def read(runs: RowRuns) -> Reading:
         points = [(g + AWAY * torch.randn_like(g), z + AWAY * torch.randn_like(z)) for _ in range(POINTS)]
         outer = {site.name for site in structure.outer.sites}
         loose = [k for k, v in runs.by_site(*points[0], index)[1].items() if not v.dim() and k not in outer]
-        runs.owners = owners_of(partial(runs.values, loose, index), points, structure)
+        runs.owners = owners_of(partial(runs.elements, loose, index), points, structure)
         for point in points:
             _check(runs, point, index)
         _check_outer(runs, points, index)

@@ -195,7 +195,7 @@ class RowJoint:
 
     def _terms(self, g: Tensor, z: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         outer, found = self.runs.by_site(g, z, index)
-        zero = z.new_zeros(z.shape[0])
+        zero = z[:, 0] * 0  # which has a gradient where no site of the rows does
         prior, rest = zero, zero
         for name, value in found.items():
             if not value.dim():

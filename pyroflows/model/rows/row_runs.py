@@ -20,6 +20,7 @@ from ..plates import Choice, Chosen, Rows
 from ..precision import default_dtype, in_precision, run_in
 from ..sites import Model, trace_of
 from ..vmap_rules import Traceable
+from .owners import elements
 from .relative_space import PartlyCentered, RelativeSpace
 from .structure import Structure
 
@@ -106,9 +107,13 @@ class RowRuns:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The globals' own term ``()``, and by site, all or some, terms of rows ``(R,)`` or of none ``()``."""
         trace, ladj, ladjs = self.trace(g, z, index)
-        trace.compute_log_prob(lambda name, _: names is None or name in names)
+        trace.compute_log_prob(lambda name, _: (names is None or name in names) and name not in self.owners)
         found = {}
         for name, node in trace.nodes.items():
+            if name in self.owners and (names is None or name in names):
+                value = elements(node).flatten()
+                bins = value.new_zeros(self.structure.seen + 1).index_add(0, self.owners[name], value)
+                found[name], ladj = bins[:-1], ladj + bins[-1]
             if node["type"] != "sample" or site_is_subsample(node) or "log_prob" not in node:
                 continue
             value = node["log_prob"]
@@ -117,12 +122,14 @@ class RowRuns:
                 share = 1.0 if frame.full_size in (None, frame.size) else frame.size / frame.full_size
                 value = share * value.movedim(frame.dim, 0).reshape(value.shape[frame.dim], -1).sum(-1)
                 found[name] = value + ladjs[name] if name in ladjs else value
-            elif name in self.owners:
-                bins = value.new_zeros(self.structure.seen + 1).index_add(0, self.owners[name], value.flatten())
-                found[name], ladj = bins[:-1], ladj + bins[-1]
             else:
                 found[name] = value.sum()
         return ladj, found
+
+    def elements(self, names: list[str], index: Tensor | None, g: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """The log densities of each datum of sites outside of the rows' plate, as vectors by name."""
+        nodes = self.trace(g, z, index)[0].nodes
+        return {name: elements(nodes[name]).flatten() for name in names}
 
     def values(self, names: list[str] | None, index: Tensor | None, g: Tensor, z: Tensor) -> dict[str, Tensor]:
         """The log densities of sites, None for all, as vectors by name."""

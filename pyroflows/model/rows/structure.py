@@ -47,7 +47,7 @@ class Structure:
             ValueError: if there is no such plate with latents inside, or what is inside cannot be held.
         """
         nodes = dict(latent_nodes(trace))
-        plates = _sizes(nodes.values())
+        plates = _sizes(nodes.values(), plate)
         if plate is not None and plate not in plates:
             raise ValueError(
                 f"expected the name of a plate with latents inside, got {plate!r}: the model has "
@@ -162,9 +162,10 @@ def _frame(node: dict, plate: str) -> object | None:
     return next((f for f in node["cond_indep_stack"] if f.name == plate and f.vectorized), None)
 
 
-def _sizes(nodes: Iterable[dict]) -> dict[str, int]:
-    """The plates around latents by name, with their sizes."""
-    return {f.name: int(f.size) for node in nodes for f in node["cond_indep_stack"] if f.vectorized and f.size > 1}
+def _sizes(nodes: Iterable[dict], named: str | None) -> dict[str, int]:
+    """The plates around latents by name, with their sizes; of one row that which is named alone."""
+    frames = (f for node in nodes for f in node["cond_indep_stack"] if f.vectorized)
+    return {f.name: int(f.size) for f in frames if f.size > 1 or f.name == named}
 
 
 def _together(plate: str, nodes: Iterable[dict], space: LatentSpace) -> float:

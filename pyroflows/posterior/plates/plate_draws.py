@@ -1,7 +1,7 @@
 """Draws of a guide of globals and rows, of all latents or of those that are named."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from torch import Tensor
 from ...arguments import check_counts
 from ...guides import AutoPlateFlow
 from ...model import LogJoint
-from ...model.rows import RowJoint, Structure
+from ...model.rows import RowJoint, Structure, whole_space
 from ...seeds import seed_of, seeded
 from ...training import History
 from ..draws import Draws
@@ -18,8 +18,8 @@ from .row_draws import drawn
 
 # Draws that judge the posterior: data that were made from a seed of the user's own do not have the same numbers.
 SEED = seed_of("draws of a posterior by plate")
-# Numbers of draws of all latents that are made unasked.
-NUMBERS = 50_000_000
+# Numbers of draws of all latents, and of predictions, that are made unasked.
+NUMBERS, PREDICTED = 50_000_000, 200_000_000
 
 
 class PlateDraws(Draws):
@@ -51,15 +51,11 @@ class PlateDraws(Draws):
         """The log joint density of all latents.
 
         Raises:
-            ValueError: if the model sees some rows only.
+            ValueError: if the model sees some rows only, and not those that its plate yields.
         """
-        if self.structure.is_subsampled:
-            raise ValueError(
-                f"expected a model that sees all rows of plate {self.structure.plate!r} for this, got one that sees "
-                f"{self.structure.seen} of {self.structure.rows}: take sample, summary or moments, or fit without "
-                f"subsample_size"
-            )
-        made = LogJoint(self.guide.bare_model, self.joint.runs.args, self.joint.runs.kwargs, dtype=self.joint.dtype)
+        space = whole_space(self.joint) if self.structure.is_subsampled else None
+        args, kwargs = self.joint.runs.args, self.joint.runs.kwargs
+        made = LogJoint(self.guide.bare_model, args, kwargs, space, dtype=self.joint.dtype)
         return made.holding(made.parameters())
 
     def sample(
@@ -99,6 +95,42 @@ class PlateDraws(Draws):
                 values |= {site.name: site.place(z)[0] for site in self.structure.inner}
             return {name: values[name] for name in wanted}
 
+    def predict(
+        self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
+    ) -> dict[str, Tensor]:
+        """Runs the model on new arguments at draws of the posterior, see :meth:`pyroflows.Posterior.predict`.
+
+        Where the plate has as many rows with these arguments as in the fit, they are those of the fit. Where it has
+        another number, all are new ones with latents from their prior at the drawn globals. See :meth:`predict_rows`
+        for new rows that have data.
+
+        Args:
+            args: arguments of the model; without any, those of the fit.
+            num_samples: how many draws.
+            seed: draws from this seed and leaves torch's generator as it was; None draws from the generator.
+            kwargs: keyword arguments of the model; use ``functools.partial`` for the two names above.
+
+        Returns:
+            Observed and ``pyro.deterministic`` sites, and the latents of new rows, ``(num_samples, *site.shape)``.
+
+        Raises:
+            ValueError: if a latent outside of the plate has another shape with these arguments, a site cannot be
+                sampled, or that would be too many numbers.
+        """
+        check_counts(type(self).__name__, {}, num_samples=num_samples)
+        call, structure = (args, kwargs) if args or kwargs else None, self.structure
+        with torch.no_grad(), seeded(seed, self.guide.loc.device):
+            posterior, first = self.guide.outer_posterior(), structure.inner[0]
+            one = self._replay.simulate(structure.outer.constrain(posterior.sample((1,)))[0], 1, call)
+            is_known = first.name not in one or one[first.name].shape[1 + first.axis] == structure.rows
+            check_size(num_samples, structure.rows * structure.width if is_known else 0, one)
+            g = posterior.sample((num_samples,))
+            values = structure.outer.constrain(g)[0]
+            if is_known:
+                z = self._latents(g, None)
+                values |= {site.name: site.place(z)[0] for site in structure.inner}
+            return self._replay.simulate(values, num_samples, call)
+
     def new(self, num_samples: int) -> Tensor:
         """Draws of the guide in unconstrained space, of shape ``(num_samples, D)``."""
         g = self.guide.outer_posterior().sample((num_samples,))
@@ -111,7 +143,8 @@ class PlateDraws(Draws):
         if len(g) * count * structure.width > NUMBERS:
             raise ValueError(
                 f"expected at most {NUMBERS:,} numbers, got {len(g)} draws of {count} rows with {structure.width} "
-                f"latents each: name rows=[...], ask for fewer draws, or take moments()"
+                f"latents each: name rows=[...], at most {NUMBERS // (len(g) * structure.width)}, ask for fewer draws, "
+                f"or take moments()"
             )
         wanted = torch.arange(structure.rows, device=g.device) if chosen is None else chosen
         return drawn(self.guide, self.joint, g, wanted, 1)
@@ -122,8 +155,12 @@ class PlateDraws(Draws):
             space = self.log_joint.space
             vectors, ladj = space.unconstrain(samples)
             g, z, more = self.structure.parted(space, vectors)
-            rows = self.guide.form.at(self.guide.given(self.joint, g)).log_prob(z).sum(-1)
-            return self.guide.outer_posterior().log_prob(g) + rows + ladj + more
+            total = self.guide.outer_posterior().log_prob(g) + ladj + more
+            for some in self.joint.passes:
+                rows = self.guide.form.at(self.guide.given(self.joint, g, some.index))
+                own = rows.log_prob(z if some.index is None else z[:, some.index])
+                total = total + (own * some.weight).sum(-1)
+            return total
 
     @functools.cached_property
     def vectors(self) -> Tensor:
@@ -158,3 +195,14 @@ class PlateDraws(Draws):
                 f"got {rows}"
             )
         return found.long()
+
+
+def check_size(draws: int, latents: int, one: Mapping[str, Tensor]) -> None:
+    """Raises if so many draws of latents, and of what one draw of predictions has, are too many numbers."""
+    predicted = sum(value.numel() for value in one.values())
+    most = min(NUMBERS // max(latents, 1), PREDICTED // max(predicted, 1))
+    if draws > most:
+        raise ValueError(
+            f"expected at most {NUMBERS:,} numbers of latents and {PREDICTED:,} of predictions, got {draws} draws of "
+            f"{latents:,} and {predicted:,}: ask for num_samples={most}, and for fewer rows where that is too few"
+        )

@@ -1,41 +1,35 @@
 """The posterior of a model's globals and of the latents of each row of a plate."""
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import files
 from ...arguments import check_counts
-from ...infer import Gaussian
+from ...model.rows.relations import related
 from ...seeds import seed_of, seeded
 from .. import plots, summary
 from ..refine import Refined
-from ..refine.weights import systematic, weight_stats
+from ..refine.weights import weight_stats
 from ..report import write_report
 from ..scalars import as_numpy
 from . import plate_archive
 from .moments import Moments, row_moments, weighted_moments
-from .plate_diagnostics import PlateDiagnostics, diagnose
-from .plate_draws import NUMBERS, PlateDraws
+from .plate_draws import NUMBERS
 from .plate_summary import by_plate
+from .plate_weighed import PlateWeighed
+from .row_arviz import of_rows
 from .row_draws import drawn, picked
-from .row_weights import RowWeights
+from .structure_plot import plot_structure
 
-# Numbers of rows that a table goes through, about, with at least so many draws of the globals.
-PASSED, LEAST = 3_000_000, 50
-# Draws of a row, at least, of which one is picked by its weight.
-PICKED = 8
 # Scalars of rows that a summary lists one by one.
 LISTED = 100
 
 
-class PlatePosterior(PlateDraws):
+class PlatePosterior(PlateWeighed):
     """A posterior with the structure of a plate; made by :func:`pyroflows.fit`.
 
     It is read like any other: ``sample``, ``draws``, ``summary``, ``to_arviz``, ``predict``. What would be very many
@@ -49,32 +43,6 @@ class PlatePosterior(PlateDraws):
         num_draws: draws behind diagnostics, ArviZ and plots.
         seed: seed of these draws.
     """
-
-    @functools.cached_property
-    def _judged(self) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
-        with seeded(self.seed, self.guide.loc.device):
-            found, weighed, smoothed = diagnose(self.guide, self.joint, self.num_draws)
-        return replace(found, missed=self.history.missed), weighed, smoothed
-
-    @property
-    def diagnostics(self) -> PlateDiagnostics:
-        """How far the draws can be trusted, from weights of the globals and of each row."""
-        return self._judged[0]
-
-    @property
-    def log_weights(self) -> NDArray:
-        """``log p - log q`` of draws of the globals, each row averaged over ``diagnostics.each`` draws, in nats."""
-        return self._judged[1].log_weights
-
-    @property
-    def khat(self) -> float:
-        """The k-hat of PSIS of these weights; below 0.7 they can be relied on."""
-        return self.diagnostics.khat
-
-    @property
-    def row_spread(self) -> Tensor:
-        """The standard deviation of each row's log weights, ``(R,)``: small where its draws are good as they are."""
-        return self._judged[1].spread
 
     def refine(self, method: str, *, num_draws: int = 1000) -> Refined:
         """Draws corrected by importance weights: globals by theirs, and of each row one of several by its own.
@@ -98,7 +66,8 @@ class PlatePosterior(PlateDraws):
         if num_draws * self.structure.size > NUMBERS:
             raise ValueError(
                 f"expected at most {NUMBERS:,} numbers, got {num_draws} draws of {self.structure.size:,} latents: ask "
-                f"for fewer draws, or take moments(weighted=True)"
+                f"for num_draws={NUMBERS // self.structure.size}, or take moments(weighted=True) of all rows and "
+                f"summary(weighted=True, rows=[...]) of some"
             )
         found, weighed, smoothed = self._judged
         with torch.no_grad(), seeded(seed_of("refined draws by plate"), self.guide.loc.device):
@@ -111,20 +80,6 @@ class PlatePosterior(PlateDraws):
             vectors = self.structure.joined(self.log_joint.space, g, z)[None]
         stats = {} if weights is None else weight_stats(weighed.log_weights[chosen], weights, found.khat)
         return Refined(method, self.log_joint, vectors, found.corrected, stats, weights)
-
-    def _resampled(self, count: int) -> Tensor:
-        """Globals picked by their weights, ``(count, Dg)``."""
-        _, weighed, smoothed = self._judged
-        places = systematic(smoothed, count, float(torch.rand(())))
-        return weighed.g[torch.as_tensor(places, device=weighed.g.device)]
-
-    def globals_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean ``(Dg,)`` and lower root of the covariance of the globals, unconstrained, by their weighted draws."""
-        _, weighed, smoothed = self._judged
-        weights = torch.as_tensor(smoothed).to(weighed.g)
-        mean = weights @ weighed.g
-        found = Gaussian.from_root(mean, ((weighed.g - mean) * weights.sqrt()[:, None]).mT)
-        return found.loc, found.scale_tril
 
     def moments(self, *, weighted: bool | None = None) -> Moments:
         """Mean and standard deviation of each row by site, both ``(R, *shape)``; no draws of all rows are kept.
@@ -174,15 +129,34 @@ class PlatePosterior(PlateDraws):
         g = self.guide.outer_posterior().sample((count,))
         return drawn(self.guide, self.joint, g, rows, -(-self.num_draws // count))
 
-    @property
-    def _each(self) -> int:
-        """Draws of a row of which one is picked by its weight."""
-        return max(self.diagnostics.each, PICKED)
+    def to_arviz(
+        self,
+        *,
+        rows: Sequence[int] | None = None,
+        coords: Mapping[str, Sequence] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The draws as an ArviZ object, see :meth:`pyroflows.Posterior.to_arviz`.
 
-    @property
-    def _few(self) -> int:
-        """Draws of the globals for what goes through all rows."""
-        return min(max(PASSED // (self.joint.numbers * len(self.joint.passes)), LEAST), self.num_draws)
+        Where all rows are so many that ``num_draws`` of them would be more than 50 million numbers, there are fewer.
+
+        Args:
+            rows: globals and the latents and data of these rows alone, the labels of the plate; None for all rows.
+            coords: labels by dimension name, of all rows for the plate.
+            dims: names of a site's dimensions by site, in the place of the plates'.
+            options: ``predictive``, ``prior`` and ``log_likelihood``, which are of all rows.
+
+        Raises:
+            ValueError: if a row is none of the plate's, or ``rows`` and options are given.
+        """
+        if rows is None:
+            return super().to_arviz(coords=coords, dims=dims, **options)
+        if any(options.values()):
+            given = next(name for name, value in options.items() if value)
+            raise ValueError(f"expected rows without {given}, which is of all rows: leave one of them out")
+        draws = as_numpy(self.sample(self.num_draws, seed=self.seed, rows=rows))
+        return of_rows(draws, self.log_joint, self.structure, self._rows(rows).tolist(), coords, dims)
 
     def plot_rows(self, site: str | None = None, *, most: int = 60) -> Any:
         """A caterpillar plot: means and 90 % intervals of rows in order, and the line of their mean; a Figure.
@@ -198,6 +172,13 @@ class PlatePosterior(PlateDraws):
         return plots.plot_rows(
             *(part.reshape(len(part), -1).cpu().numpy() for part in (mean, sd)), site or names[0], most
         )
+
+    def plot_structure(self) -> Any:
+        """Globals, the plate with its latents, data, and arrows from each site to those that depend on it; a Figure.
+
+        Latents are white, with how many numbers they have where that is more than one, of a row inside of the plate.
+        """
+        return plot_structure(*related(self.joint), self.structure.plate)
 
     def report(self, path: str | Path | None = None) -> str:
         """One page: the verdict, the table and how the fit went; written as HTML with pictures if given a path.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...guides import AutoPlateFlow
+from ...guides.plates.row_form import RowForm
 from ...model.rows import RowJoint
 from .row_weights import AT_ONCE, scored
 
@@ -34,12 +35,15 @@ def drawn(guide: AutoPlateFlow, joint: RowJoint, g: Tensor, rows: Tensor, each: 
 
 
 @torch.no_grad()
-def picked(guide: AutoPlateFlow, joint: RowJoint, g: Tensor, each: int) -> Tensor:
-    """Of each row one of so many draws by its weight, at globals ``(S, Dg)``; ``(S, R, d)``."""
+def picked(guide: AutoPlateFlow, joint: RowJoint, g: Tensor, each: int, form: RowForm | None = None) -> Tensor:
+    """Of each row one of so many draws by its weight, at globals ``(S, Dg)``; ``(S, R, d)``.
+
+    Other rows than the guide's have another form.
+    """
     parts = []
     for part in g.split(max(1, AT_ONCE // (each * joint.numbers))):
         found = part.new_empty(len(part), joint.structure.rows, joint.structure.width)
-        for some, z, log_w, _ in scored(guide, joint, part, each):
+        for some, z, log_w, _ in scored(guide, joint, part, each, form):
             noise = -torch.empty_like(log_w).exponential_().log()  # the largest of log weights and such noise is a pick
             best = (log_w + noise).argmax(1)[:, None, :, None].expand(-1, 1, -1, z.shape[-1])
             found[:, slice(None) if some.index is None else some.index] = z.gather(1, best)[:, 0]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...guides import AutoPlateFlow
+from ...guides.plates.row_form import RowForm
 from ...model.rows import Pass, RowJoint
 
 # Numbers of rows that are handled at once.
@@ -68,16 +69,50 @@ def row_weights(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int) ->
     return RowWeights(*(level.double().cpu().numpy() for level in levels), spread, noise, each, g)
 
 
+@torch.no_grad()
+def row_levels(
+    guide: AutoPlateFlow,
+    joint: RowJoint,
+    g: Tensor,
+    each: int,
+    *,
+    form: RowForm | None = None,
+    spread: "Spread | None" = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``log p(data of a row | globals)``, with the row's latents integrated out by so many draws.
+
+    Args:
+        guide: proposes the draws.
+        joint: the model.
+        g: globals, ``(S, Dg)``.
+        each: how many draws of each row for every one of these.
+        form: the conditional of the rows, None for the guide's.
+        spread: collects how the weights of the rows spread.
+
+    Returns:
+        For some of the globals after the other, their own terms ``(S,)`` and the rows' ``(S, R)``.
+    """
+    for part in g.split(max(1, AT_ONCE // (each * joint.numbers))):
+        total, found = 0.0, part.new_empty(len(part), joint.structure.rows)
+        for some, _, log_w, outer in scored(guide, joint, part, each, form):
+            total = total + outer
+            found[:, slice(None) if some.index is None else some.index] = torch.logsumexp(log_w, 1) - math.log(each)
+            if spread is not None:
+                spread.add(some, log_w)
+        yield total, found
+
+
 def scored(
-    guide: AutoPlateFlow, joint: RowJoint, g: Tensor, each: int
+    guide: AutoPlateFlow, joint: RowJoint, g: Tensor, each: int, form: RowForm | None = None
 ) -> Iterator[tuple[Pass, Tensor, Tensor, Tensor | float]]:
     """Draws of rows ``(S, K, R, d)`` at globals ``(S, Dg)``, with their log weights ``(S, K, R)``, pass by pass.
 
-    The last part is the globals' own term ``(S,)``, the first time, and zero later.
+    The last part is the globals' own term ``(S,)``, the first time, and zero later. Other rows than the guide's have
+    another form.
     """
     for number, some in enumerate(joint.passes):
         given = guide.given(joint, g, some.index)
-        rows = guide.form.at(given).many()
+        rows = (form or guide.form).at(given).many()
         count, width = given.pull.shape[1:]
         z = rows.draw(torch.randn(len(g), each, count, width, dtype=g.dtype, device=g.device))
         terms = joint(g.repeat_interleave(each, 0), z.flatten(0, 1), some.index)
