@@ -84,17 +84,19 @@ def both(found: Moments, true: Moments, rows: Iterable[str]) -> dict[str, dict[s
     }
 
 
-def raw(posterior: pf.PlatePosterior, case: Case, outer: list[str]) -> Moments:
+def raw(posterior: pf.PlatePosterior | pf.Posterior, case: Case, outer: list[str]) -> Moments:
     """Moments of the draws as they are."""
-    drawn = [*outer, *(case.rows if case.drawn else ())]
-    found = {name: (v.mean(0), v.std(0)) for name, v in posterior.sample(DRAWS, seed=1, sites=drawn).items()}
+    chosen = {"sites": [*outer, *(case.rows if case.drawn else ())]}
+    by_plate = isinstance(posterior, pf.PlatePosterior)
+    draws = posterior.sample(DRAWS, seed=1, **(chosen if by_plate else {}))
+    found = {name: (v.mean(0), v.std(0)) for name, v in draws.items()}
     found |= {} if case.drawn else posterior.moments(weighted=False)
     return {name: (mean.cpu().numpy(), sd.cpu().numpy()) for name, (mean, sd) in found.items()}
 
 
-def corrected(posterior: pf.PlatePosterior, outer: list[str]) -> Moments:
+def corrected(posterior: pf.PlatePosterior | pf.Posterior, outer: list[str]) -> Moments:
     """Moments by weights, from refined draws where the model can be seen as a whole."""
-    if not posterior.structure.is_subsampled:
+    if not (isinstance(posterior, pf.PlatePosterior) and posterior.structure.is_subsampled):
         draws = posterior.refine("resample", num_draws=REFINED).sample(REFINED, seed=2)
         return {name: (v.mean(0).cpu().numpy(), v.std(0).cpu().numpy()) for name, v in draws.items()}
     lines = posterior.summary(weighted=True).rows
@@ -112,12 +114,12 @@ def fitted(name: str, seed: int, start: float) -> tuple[dict[str, Any], Moments,
     fit_seconds = time.time() - began
     print(posterior.summary())
     seconds, processor = time.time() - start, processor_seconds()
-    outer = [site.name for site in posterior.structure.outer.sites]
+    outer = [name for name in posterior.sample(2) if name not in case.rows]
     found = posterior.diagnostics
     seen = {"seconds": seconds, "processor": processor, "fit seconds": fit_seconds, "grade": found.grade}
     seen |= {"elbo": found.elbo, "evidence error": found.log_evidence_error}
     seen |= {"error": found.elbo_error, "evidence": found.log_evidence, "sd": found.log_weight_sd}
-    seen |= {"khat": found.khat, "each": found.each, "noise": found.noise, "steps": len(posterior.history.elbo)}
+    seen |= {"khat": found.khat, "each": getattr(found, "each", 1), "steps": len(posterior.history.elbo)}
     better = corrected(posterior, outer) if found.grade != "good" else None
     seen |= {"all seconds": time.time() - start, "all processor": processor_seconds()}
     return seen, raw(posterior, case, outer), better

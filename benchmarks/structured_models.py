@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyro
@@ -10,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import constraints
 
 LOG_2PI = math.log(2 * math.pi)
 # Means and standard deviations of a site, both of the site's shape.
@@ -137,6 +139,28 @@ def item_response_data(persons: int, items: int) -> dict[str, Tensor]:
     return {"y": (torch.rand(persons, items, generator=generator) < chance).float()}
 
 
+def volatility(y: Tensor) -> None:
+    """Stochastic volatility with the log variance as latents, whose prior is a factor."""
+    phi = pyro.sample("phi", dist.Beta(20.0, 1.5))
+    m = pyro.sample("m", dist.Normal(0.0, 3.0))
+    s = pyro.sample("s", dist.HalfNormal(0.5))
+    h = pyro.sample("h", dist.ImproperUniform(constraints.real_vector, (), y.shape))
+    keep, off = 2 * phi - 1, h - m[..., None]
+    start = (1 - keep.square()).sqrt()
+    shock = torch.cat([start[..., None] * off[..., :1], off[..., 1:] - keep[..., None] * off[..., :-1]], -1)
+    pyro.factor("h prior", dist.Normal(0.0, s[..., None]).log_prob(shock).sum(-1) + start.log())
+    pyro.sample("y", dist.Normal(0.0, (h / 2).exp()).to_event(1), obs=y)
+
+
+def volatility_data(steps: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    keep, shock, off = 0.95, 0.25, torch.zeros(steps)
+    off[0] = shock / math.sqrt(1 - keep**2) * torch.randn((), generator=generator)
+    for t in range(1, steps):
+        off[t] = keep * off[t - 1] + shock * torch.randn((), generator=generator)
+    return {"y": ((off - 1) / 2).exp() * torch.randn(steps, generator=generator)}
+
+
 def exact_normal(data: dict[str, Tensor], draws: int = 200_000) -> tuple[Moments, float]:
     """Moments and log evidence of the hierarchical normal.
 
@@ -248,6 +272,17 @@ CASES = {
     "irt1000": Case(
         "2PL item response, 1,000 x 30", "irt", item_response, lambda: item_response_data(1000, 30), ("t",)
     ),
+    **{
+        f"volatility{steps}": Case(
+            f"stochastic volatility, T = {steps}",
+            "volatility",
+            volatility,
+            partial(volatility_data, steps),
+            ("h",),
+            drawn=True,
+        )
+        for steps in (100, 500)
+    },
     "poisson200": Case(
         "gamma-Poisson, J = 200", "poisson", gamma_poisson, lambda: gamma_poisson_data(200), ("lam",), drawn=True
     ),

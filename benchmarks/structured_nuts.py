@@ -73,7 +73,26 @@ def irt(y: Array) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=jnp.exp(log_a) * (t[:, None] - b)).to_event(1), obs=y)
 
 
-FAMILIES: dict[str, Callable] = {function.__name__: function for function in (normal, radon, slopes, poisson, irt)}
+def volatility(y: Array) -> None:
+    keep = 2 * numpyro.sample("phi", dist.Beta(20.0, 1.5)) - 1
+    m = numpyro.sample("m", dist.Normal(0.0, 3.0))
+    s = numpyro.sample("s", dist.HalfNormal(0.5))
+    with numpyro.plate("time", len(y)):
+        raw = numpyro.sample("raw", dist.Normal(0.0, 1.0))
+
+    def step(off: Array, shock: Array) -> tuple[Array, Array]:
+        off = keep * off + s * shock
+        return off, off
+
+    first = s / jnp.sqrt(1 - keep**2) * raw[0]
+    _, rest = jax.lax.scan(step, first, raw[1:])
+    h = numpyro.deterministic("h", m + jnp.concatenate([first[None], rest]))
+    numpyro.sample("y", dist.Normal(0.0, jnp.exp(h / 2)).to_event(1), obs=y)
+
+
+FAMILIES: dict[str, Callable] = {
+    function.__name__: function for function in (normal, radon, slopes, poisson, irt, volatility)
+}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from .start import model_parameters
 # Latents from which a field is looked for, numbers of a site that is one, and most hyperparameters.
 MANY, LARGE, FEW = 64, 16, 16
 # Vectors of a traced density, and most steps: the start is near, and more of them were seen to change nothing.
-ROWS, STEPS = 128, 600
+ROWS, STEPS = 128, 300
 
 
 def hyperparameters(log_joint: LogJoint) -> list[int]:
