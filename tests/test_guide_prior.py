@@ -53,7 +53,7 @@ def test_b7_the_log_joint_has_the_guides_density() -> None:
     assert_close(density(z), guide.get_posterior().log_prob(z) + scores, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("short_affine_stage", "no_search")
+@pytest.mark.usefixtures("no_search")
 def test_b7_two_halves_of_the_data_are_all_of_them() -> None:
     def model(y: Tensor) -> None:
         mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
