@@ -44,6 +44,7 @@ NOT_FINITE = {
 }
 
 
+@pytest.mark.usefixtures("whole_affine_stage")  # which finds them
 @pytest.mark.parametrize("name", NOT_FINITE)
 def test_a_density_that_is_not_finite(name: str) -> None:
     factor, message = NOT_FINITE[name]

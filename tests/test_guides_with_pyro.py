@@ -81,8 +81,8 @@ ELBOS = {
 
 
 def rare(elbo: str, recipe: str) -> bool:
-    """Tracing takes a second; that the jit computes the same is tested with each recipe."""
-    return elbo.startswith("jit") and recipe != "realnvp"
+    """Two losses with each recipe, the others with one; that the jit computes the same is tested with each."""
+    return not elbo.startswith("trace") and recipe != "realnvp"
 
 
 EACH = [(elbo, recipe) for recipe in RECIPES for elbo in ELBOS]
@@ -262,9 +262,9 @@ def test_plain_svi_recovers_a_conjugate_posterior(recipe: Callable) -> None:
             pyro.sample("y", dist.Normal(beta[..., 0] + beta[..., 1] * x, sd), obs=y)
 
     guide = AutoFlow(regression, recipe, init_scale=0.3)
-    optimizer = pyro.optim.ClippedAdam({"lr": 0.08, "lrd": 0.01 ** (1 / 300)})
+    optimizer = pyro.optim.ClippedAdam({"lr": 0.06, "lrd": 0.01 ** (1 / 450)})
     svi = SVI(regression, guide, optimizer, Trace_ELBO(num_particles=64, vectorize_particles=True))
-    for _ in range(300):
+    for _ in range(450):
         svi.step()
     covariance = torch.linalg.inv(torch.eye(2) + design.T @ design / sd**2)
     mean = covariance @ design.T @ y / sd**2

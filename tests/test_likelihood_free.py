@@ -64,8 +64,8 @@ def test_exact_draws_of_the_moons() -> None:
 @pytest.mark.usefixtures("no_search")
 def test_a_learnt_likelihood_in_a_model_that_is_fitted() -> None:
     pyro.set_rng_seed(0)
-    theta = NORMAL.sample((4000,))
-    likelihood = FlowDensity(partial(flows.full_rank, hidden_dims=()), epochs=20, lr=0.02).fit(
+    theta = NORMAL.sample((3000,))
+    likelihood = FlowDensity(partial(flows.full_rank, hidden_dims=()), epochs=12, lr=0.03).fit(
         linear(theta), context=theta
     )
 

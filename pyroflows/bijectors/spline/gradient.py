@@ -5,9 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 
-from ...autograd import gradient_by_autograd
+from ...autograd import gradient_by_autograd, is_transformed
 from .curve import FACTOR, Curve
 
 
@@ -72,7 +71,7 @@ class _Spline(torch.autograd.Function):
         ctx.spline, ctx.inverse, *given = inputs
         ctx.mark_non_differentiable(*output[2:])
         # Those of all that is not differentiable as well, which only the vmap of older versions of torch asks for.
-        ctx.set_materialize_grads(any(map(is_batchedtensor, given)))
+        ctx.set_materialize_grads(is_transformed())
         ctx.save_for_backward(*given, *output[2:])
 
     @staticmethod
