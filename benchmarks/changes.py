@@ -54,11 +54,11 @@ def stairs(get: Callable[[], float], put: Callable[[float], object]) -> Case:
 
 
 def counted(get: Callable[[], float], put: Callable[[float], object]) -> Case:
-    put(0.0)
+    put(1.0)  # a tensor of no entries would have no mean
 
     def read() -> float:
         put(get() + 1.0)
-        return 1.0 if get() <= RUNS else 2.0
+        return 1.0 if get() <= RUNS + 1 else 2.0
 
     return Case(read, tolerance=0.03)  # tracing runs the model as well
 
@@ -83,7 +83,7 @@ def by_svi(case: Case, kind: str | None, steps: int) -> list[Tensor]:
 
     pyro.clear_param_store()
     made = SVI if kind in (None, ELBOS[0]) else CompiledSVI
-    elbo = Trace_ELBO(max_plate_nesting=0) if kind is None else CompiledTrace_ELBO(max_plate_nesting=0, compile=False)
+    elbo = Trace_ELBO(max_plate_nesting=1) if kind is None else CompiledTrace_ELBO(max_plate_nesting=1, compile=False)
     svi = made(case.model or model, case.guide or guide, case.optim(), elbo)
     run = Run(steps, svi=svi, elbo=elbo, leaves=lambda: [leaf for _, leaf in pyro.get_param_store().named_parameters()])
     for step in range(steps):

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few simulations, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
-    simulations, epochs, draws, rounds = (300, 3, 100, 2) if options.smoke else (9000, 40, 2000, 3)
+    simulations, epochs, draws, rounds = (200, 2, 50, 2) if options.smoke else (9000, 40, 2000, 3)
     prior = dist.Uniform(-torch.ones(2), 1.0).to_event(1)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", sharex=True, sharey=True)
     found = {"exact": moons_posterior(draws)}

@@ -53,17 +53,17 @@ def is_plain_backward(*tensors: Tensor) -> bool:
 
 def is_compiled_backward() -> bool:
     """Whether torch.compile traces what autograd alone looks on at: then, too, a gradient may be written."""
-    return torch.compiler.is_compiling() and torch.is_grad_enabled() and not _is_transformed()
+    return torch.compiler.is_compiling() and torch.is_grad_enabled() and not is_transformed()
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a transform of torch.func looks on."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 # The compiler cannot trace that question: it takes the answer that it gets while it traces. This is all that
 # torch.compiler.assume_constant_result does, after it has imported TorchDynamo.
-_is_transformed._dynamo_marked_constant = True
+is_transformed._dynamo_marked_constant = True
 
 
 def gradient_by_autograd(

@@ -163,13 +163,19 @@ CORE = {
     *("conditioned", "compose_conditioned"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
-COMPILED_CORE = {
+_BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
-    *("coupling_of_spline_context", "coupling_alternating_context", "coupling_net"),
-    *("autoregressive_of_affine_context", "autoregressive_1d", "autoregressive_inverse_context"),
-    *("onto_context", "compose_mixed_context", "compose_tied_context", "compose_reversible_tied_context"),
-    *("realnvp_tails_context", "copula_context", "steady_context", "nice_1d_context", "permute_order"),
-    *("inverse_autoregressive", "conditioned"),
+    *("coupling_of_spline_context", "onto_context", "permute_order"),
+}
+_FORWARD = {
+    *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),
+    *("autoregressive_inverse_context", "compose_tied_context", "compose_reversible_tied_context"),
+    *("realnvp_tails_context", "steady_context", "inverse_autoregressive", "conditioned"),
+}
+_INVERSE = {"compose_mixed_context"}
+COMPILED_CORE = {
+    *((name, "forward") for name in _BOTH_WAYS | _FORWARD),
+    *((name, "inverse") for name in _BOTH_WAYS | _INVERSE),
 }
 
 

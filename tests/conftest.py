@@ -27,10 +27,18 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _short_affine_stage() -> Iterator[None]:
+    """Blocks of 60 steps in place of 300 in the affine stage of fits, which takes most of the time of short ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 60)
+        yield
+
+
 @pytest.fixture
-def short_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 60 steps in place of 300, where another stage of a fit is tested: that one takes most of the time."""
-    monkeypatch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 60)
+def whole_affine_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The affine stage as users have it."""
+    monkeypatch.setattr(importlib.import_module("pyroflows.infer.starts.polish"), "BLOCK", 300)
 
 
 @pytest.fixture

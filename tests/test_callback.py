@@ -20,7 +20,7 @@ from pyroflows.training import Listener
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(4,), bends=0)
 X = np.random.default_rng(0).normal(size=(60, 2))
 BITS = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
+pytestmark = pytest.mark.usefixtures("no_search")
 Run = Callable[..., object]
 
 

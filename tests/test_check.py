@@ -148,7 +148,7 @@ def test_each_law_of_transforms_catches_its_fault(law: str) -> None:
 
 
 def test_a_sound_transform_passes() -> None:
-    check_transform(Scale())
+    check_transform(Scale())  # so that what is found in its kin above is their own fault
 
 
 def test_the_message_says_what_was_expected_and_what_came() -> None:
@@ -251,4 +251,4 @@ def test_each_law_of_bijectors_catches_its_fault(law: str) -> None:
 
 
 def test_a_sound_bijector_passes() -> None:
-    check_bijector(Slope())
+    check_bijector(Slope())  # so that what is found in its kin above is their own fault

@@ -21,7 +21,7 @@ from pyroflows.training import Checkpoint, described
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(4,))
 ROWS = np.random.default_rng(0).normal(size=(40, 2))
-pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
+pytestmark = pytest.mark.usefixtures("no_search")
 
 
 def normal(y: torch.Tensor) -> None:

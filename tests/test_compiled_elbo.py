@@ -33,9 +33,9 @@ def test_equals_trace_elbo_from_the_same_seed(make: Callable) -> None:
 def test_trains_like_trace_elbo(make: Callable) -> None:
     guide = make(schools)
     elbo = replayed(num_particles=8)
-    svi = SVI(schools, guide, pyro.optim.Adam({"lr": 0.03}), elbo)
+    svi = SVI(schools, guide, pyro.optim.Adam({"lr": 0.05}), elbo)
     first = svi.step(Y)
-    for _ in range(150):
+    for _ in range(60):
         svi.step(Y)
     mean = sum(elbo.loss(schools, guide, Y) for _ in range(60)) / 60
     plain = Trace_ELBO(num_particles=500, vectorize_particles=True, max_plate_nesting=1)
@@ -97,7 +97,7 @@ def test_convolutional_vae_takes_new_minibatches_without_a_new_trace() -> None:
     batches = torch.rand(4, 5, 1, 8, 8).round()
     assert_equal_to_plain(vae.model, vae.guide, batches[0])
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), elbo)
-    losses = [svi.step(batch) for batch in batches.repeat(20, 1, 1, 1, 1)]
+    losses = [svi.step(batch) for batch in batches.repeat(8, 1, 1, 1, 1)]
     assert elbo.traces == 1
     assert losses[-1] < losses[0]
     svi.step(batches[0, :3])
@@ -124,10 +124,12 @@ def test_subsample_indices_are_drawn_anew(num_particles: int) -> None:
 
 def test_subsampling_has_the_mean_of_all_data() -> None:
     x = torch.tensor([0.1, 0.4, -0.3, 1.0, 0.2, -0.8])
-    guide, elbo = AutoDelta(subsampled), replayed(num_particles=2)
-    mean = sum(elbo.loss(subsampled, guide, x) for _ in range(1000)) / 1000
-    plain = sum(Trace_ELBO().loss(subsampled, guide, x) for _ in range(1000)) / 1000
-    assert mean == pytest.approx(plain, abs=0.1)
+    guide, elbo = AutoDelta(subsampled), replayed()
+    losses = {round(elbo.loss(subsampled, guide, x), 5) for _ in range(200)}
+    assert len(losses) == 15  # one for each pair
+    loc = guide.median(x)["loc"]
+    whole = dist.Normal(0.0, 1.0).log_prob(loc) + dist.Normal(loc, 1.0).log_prob(x).sum()
+    assert sum(losses) / 15 == pytest.approx(-whole.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_module_form_with_a_torch_optimizer(local: bool) -> None:
         loss(Y)
         optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
         values = []
-        for _ in range(100):
+        for _ in range(40):
             optimizer.zero_grad()
             value = loss(Y)
             value.backward()
@@ -259,7 +261,7 @@ def test_elbo_and_guide_are_copied_and_pickled(make: Callable) -> None:
 def test_compiled_trains() -> None:
     guide, elbo = AutoNormal(schools), CompiledTrace_ELBO(num_particles=4, strict=True)
     svi = SVI(schools, guide, pyro.optim.Adam({"lr": 0.05}), elbo)
-    losses = [svi.step(Y) for _ in range(60)]
+    losses = [svi.step(Y) for _ in range(30)]
     assert sum(losses[-10:]) < sum(losses[:10])
     found = []
     for each in (elbo, replayed(num_particles=4)):

@@ -34,7 +34,7 @@ def test_defect_04_stale_log_prob(name: str) -> None:
 
 
 @pytest.mark.filterwarnings(TRACER_WARNING)
-@every_layer
+@pytest.mark.parametrize("name", ["affine_coupling", "spline_autoregressive", "lower_triangular"])
 def test_defect_04_stale_log_prob_under_the_compiler(name: str) -> None:
     flow, value = layer(name), torch.randn(8, D)
     torch.compiler.reset()
@@ -128,7 +128,9 @@ def test_defect_08_prior_under_nuts() -> None:
 
     mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=4, warmup_steps=4, disable_progbar=True)
     mcmc.run()
-    assert mcmc.get_samples()["z"].isfinite().all()
+    z = mcmc.get_samples()["z"]
+    assert z.isfinite().all()
+    assert len(z.unique(dim=0)) > 1  # without gradients all would be refused
 
 
 @every_layer
@@ -148,7 +150,7 @@ def test_defect_09_saving_after_a_large_batch(name: str) -> None:
 
     flow = layer(name)
     before = size(flow), len(pickle.dumps(flow))
-    y = flow(torch.randn(10000, D))
+    y = flow(torch.randn(2000, D))
     assert y.requires_grad
     assert (size(flow), len(pickle.dumps(flow))) == before
 

@@ -250,3 +250,4 @@ def test_the_layers_of_the_registry_make_guides() -> None:
         guide = AutoFlow(model, lambda d, make=make: make())
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         assert all(math.isfinite(svi.step(X)) for _ in range(2)), name
+        assert len(pyro.get_param_store()) == len(list(guide.parameters())), name

@@ -19,7 +19,7 @@ from pyroflows.guides import auto_flow
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 quick = partial(fit, flow=flows.full_rank, steps=300, progress=False)
-brief = partial(quick, full_rank=None)  # without the stage that takes most of a short fit
+brief = partial(quick, full_rank=None, steps=150)  # without the stage that takes most of a short fit
 unsearched = pytest.mark.usefixtures("no_search")
 Y = torch.tensor([1.0, 2.5, 3.0, 0.2])
 
@@ -44,6 +44,7 @@ def check(posterior: Posterior, name: str, mean: float, sd: float, within: float
     assert draws.std().item() == pytest.approx(sd, rel=within)
 
 
+@pytest.mark.usefixtures("whole_affine_stage")
 @pytest.mark.parametrize("flow", [SMALL, flows.full_rank])
 def test_a_normal_mean(flow: Callable) -> None:
     posterior = quick(normal, Y, flow=flow)
@@ -91,7 +92,7 @@ def test_a_coin() -> None:
         with pyro.plate("flips", 5):
             pyro.sample("flip", dist.Bernoulli(heads), obs=flips)
 
-    posterior, truth = fit(coin, steps=500, full_rank=None, progress=False), dist.Beta(5.0, 3.0)
+    posterior, truth = fit(coin, steps=300, full_rank=None, progress=False), dist.Beta(5.0, 3.0)
     check(posterior, "heads", truth.mean.item(), truth.stddev.item())
     x = torch.linspace(0.2, 0.9, 8)
     assert (posterior.log_prob({"heads": x}) - truth.log_prob(x)).abs().max() < 0.05
@@ -129,7 +130,7 @@ def test_a_model_learns_too(kind: str) -> None:
         with pyro.plate("data", 4):
             pyro.sample("y", dist.Normal(mu, noise), obs=Y)
 
-    history = brief(learns, steps=400, lr=0.02).history  # a good posterior for the first noise is not the end
+    history = brief(learns, steps=250, lr=0.03).history  # a good posterior for the first noise is not the end
     assert history.stopped == "all steps were used"
     found = net.log.exp() if kind == "module" else pyro.param("noise")
     assert found.item() == pytest.approx(best_noise(), rel=0.03)
@@ -156,7 +157,7 @@ def test_a_model_that_branches() -> None:
         pyro.sample("y", dist.Normal(mu if mu > -100.0 else -mu, 1.0), obs=torch.tensor(1.5))
 
     with pytest.warns(UserWarning, match="runs one by one"):
-        posterior = brief(model, start=None, num_particles=4, steps=150, lr=0.03)
+        posterior = brief(model, start=None, num_particles=4, steps=80, lr=0.05)
     check(posterior, "mu", 1.2, 0.8**0.5, within=0.1)
 
 
@@ -172,13 +173,13 @@ def test_the_seed_reproduces_a_fit() -> None:
     assert one.history.elbo != other.history.elbo
 
 
-@pytest.mark.usefixtures("short_affine_stage", "no_search")
+@pytest.mark.usefixtures("no_search")
 def test_a_guide_is_trained_further() -> None:
-    guide = AutoFlow(normal, SMALL)
+    guide = AutoFlow(normal, flows.full_rank)
     first = fit(normal, Y, guide=guide, steps=20, progress=False)
     assert first.guide is guide
     parameters = list(guide.parameters())
-    second = fit(normal, 1 + Y, guide=guide, steps=100, progress=False)
+    second = fit(normal, 1 + Y, guide=guide, steps=30, progress=False)
     assert second.guide is guide
     assert all(p is q for p, q in zip(guide.parameters(), parameters, strict=True))
     check(second, "mu", *exact(1 + Y)[:2])
@@ -199,7 +200,8 @@ def test_one_particle_is_enough() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         posterior = brief(normal, Y, num_particles=1, steps=10)
-    assert all(map(math.isfinite, posterior.history.elbo))
+    assert len(posterior.history.elbo) == 10
+    check(posterior, "mu", *exact(Y)[:2], within=0.1)
 
 
 @unsearched
@@ -207,7 +209,7 @@ def test_many_latents_are_fitted_without_the_affine_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(auto_flow, "FULL_RANK_LIMIT", 0)
-    posterior = quick(normal, Y, lr=0.03, progress=True)
+    posterior = quick(normal, Y, steps=150, lr=0.03, progress=True)
     assert "full rank" not in capsys.readouterr().err
     check(posterior, "mu", *exact(Y)[:2], within=0.1)
 

@@ -61,6 +61,9 @@ def test_a12_options_are_passed_by_name_alone(call: Callable) -> None:
 def test_a12_a_model_may_take_any_name() -> None:
     check_arguments(any_name, {"whatever": 2.0}, ["steps"])
     check_arguments(print, {"sep": ""}, ["steps"])
+    check_arguments(dict, {"whatever": 2.0}, ["steps"])  # of no signature
+    with pytest.raises(TypeError, match=r"got 'whatever', which is neither: the model takes y, scale"):
+        check_arguments(model, {"whatever": 2.0}, ["steps"])
 
 
 @pytest.fixture(params=[torch.float16, torch.bfloat16])

@@ -1,6 +1,5 @@
 """A posterior as the prior of a model of further data."""
 
-import math
 from collections.abc import Callable
 
 import pyro
@@ -54,7 +53,7 @@ def test_b7_the_log_joint_has_the_guides_density() -> None:
     assert_close(density(z), guide.get_posterior().log_prob(z) + scores, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("short_affine_stage", "no_search")
+@pytest.mark.usefixtures("no_search")
 def test_b7_two_halves_of_the_data_are_all_of_them() -> None:
     def model(y: Tensor) -> None:
         mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
@@ -94,5 +93,6 @@ def test_the_prior_works_in_plain_svi(vectorized: bool) -> None:
     model = following(GuidePrior(AutoFlow(first, init_scale=0.3).setup(FIRST)))
     elbo = Trace_ELBO(4, vectorize_particles=vectorized, max_plate_nesting=1)
     svi = SVI(model, AutoMultivariateNormal(model), pyro.optim.Adam({"lr": 0.01}), elbo)
-    losses = [svi.step(SECOND) for _ in range(3)]
-    assert all(math.isfinite(loss) for loss in losses)
+    losses = torch.tensor([svi.step(SECOND) for _ in range(60)])
+    assert losses[-20:].mean() < losses[:20].mean()
+    assert len(pyro.get_param_store()) == len(list(svi.guide.parameters()))  # the prior has none that learn

@@ -81,8 +81,8 @@ ELBOS = {
 
 
 def rare(elbo: str, recipe: str) -> bool:
-    """Tracing takes a second; that the jit computes the same is tested with each recipe."""
-    return elbo.startswith("jit") and recipe != "realnvp"
+    """Two losses with each recipe, the others with one; that the jit computes the same is tested with each."""
+    return not elbo.startswith("trace") and recipe != "realnvp"
 
 
 EACH = [(elbo, recipe) for recipe in RECIPES for elbo in ELBOS]
@@ -141,8 +141,8 @@ def test_vectorized_particles_are_independent() -> None:
     guide = ready()
     elbo = Trace_ELBO(num_particles=500, vectorize_particles=True, max_plate_nesting=2)
     vectorized = [elbo.loss(schools, guide, Y) for _ in range(4)]
-    rows = torch.tensor([Trace_ELBO().loss(schools, guide, Y) for _ in range(300)])
-    error = rows.std().item() / math.sqrt(300)
+    rows = torch.tensor([Trace_ELBO().loss(schools, guide, Y) for _ in range(100)])
+    error = rows.std().item() / math.sqrt(100)
     assert sum(vectorized) / 4 == pytest.approx(rows.mean().item(), abs=4 * error)
 
 
@@ -220,7 +220,7 @@ def test_nuts_in_neutra_coordinates_samples_the_posterior() -> None:
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y.flatten())
 
     neutra = NeuTraReparam(ready(model))
-    mcmc = MCMC(NUTS(neutra.reparam(model)), num_samples=200, warmup_steps=50, disable_progbar=True)
+    mcmc = MCMC(NUTS(neutra.reparam(model)), num_samples=120, warmup_steps=30, disable_progbar=True)
     mcmc.run(Y)
     mu = neutra.transform_sample(mcmc.get_samples()["mu_shared_latent"])["mu"]
     precision = 0.25 + Y.numel()
@@ -262,9 +262,9 @@ def test_plain_svi_recovers_a_conjugate_posterior(recipe: Callable) -> None:
             pyro.sample("y", dist.Normal(beta[..., 0] + beta[..., 1] * x, sd), obs=y)
 
     guide = AutoFlow(regression, recipe, init_scale=0.3)
-    optimizer = pyro.optim.ClippedAdam({"lr": 0.04, "lrd": 0.01 ** (1 / 700)})
+    optimizer = pyro.optim.ClippedAdam({"lr": 0.06, "lrd": 0.01 ** (1 / 450)})
     svi = SVI(regression, guide, optimizer, Trace_ELBO(num_particles=64, vectorize_particles=True))
-    for _ in range(700):
+    for _ in range(450):
         svi.step()
     covariance = torch.linalg.inv(torch.eye(2) + design.T @ design / sd**2)
     mean = covariance @ design.T @ y / sd**2
@@ -288,6 +288,6 @@ def test_the_default_flow_stays_finite_in_a_plain_loop(seed: int) -> None:
     pyro.set_rng_seed(seed)
     elbo = Trace_ELBO(8, vectorize_particles=True, max_plate_nesting=1)
     svi = SVI(eight_schools, AutoFlow(eight_schools), pyro.optim.ClippedAdam({"lr": 5e-3}), elbo)
-    losses = [svi.step(torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])) for _ in range(150)]
+    losses = [svi.step(torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])) for _ in range(100)]
     assert max(losses) < 1e4
     assert sum(losses[-20:]) / 20 < 45

@@ -151,7 +151,9 @@ def test_wrong_values_are_refused(values: dict, message: str) -> None:
 
 
 def test_a_sound_model_passes() -> None:
-    check_model(hierarchy)
+    run = check_model(hierarchy)
+    assert LatentSpace.of(run).size == space_of(hierarchy).size
+    assert run.log_prob_sum().isfinite()
 
 
 def nothing() -> None:
@@ -237,7 +239,7 @@ def test_rows_subsampled_in_full_are_all_rows() -> None:
         with pyro.plate("data", 10, subsample_size=10):
             pyro.sample("x", dist.Normal(0.0, 1.0))
 
-    check_model(model)
+    assert LatentSpace.of(check_model(model)).size == 10
 
 
 def test_a_density_may_be_undefined_near_the_start() -> None:
@@ -245,7 +247,8 @@ def test_a_density_may_be_undefined_near_the_start() -> None:
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
         pyro.sample("y", dist.Normal(0.0, 0.05 - x), obs=torch.tensor(0.0))
 
-    check_model(InitMessenger(init_to_value(values={"x": torch.tensor(0.0)}))(model))
+    run = check_model(InitMessenger(init_to_value(values={"x": torch.tensor(0.0)}))(model))
+    assert run.nodes["x"]["value"] == 0.0
 
 
 def test_checking_leaves_no_trace() -> None:

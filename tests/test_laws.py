@@ -35,7 +35,7 @@ def test_bijector_law(name: str, law: str) -> None:
 
 
 @pytest.mark.filterwarnings(TRACER_WARNING)
-@pytest.mark.parametrize(("name", "way"), params(COMPILED, slow=lambda name, way: name not in COMPILED_CORE))
+@pytest.mark.parametrize(("name", "way"), params(COMPILED, slow=lambda *pair: pair not in COMPILED_CORE))
 def test_compiles_without_graph_break(name: str, way: str) -> None:
     transform = CASES[name]() if way == "forward" else CASES[name]().inv
     x = biject_to(transform.domain)(torch.randn(4, transform.input_dim))
@@ -47,7 +47,7 @@ def test_compiles_without_graph_break(name: str, way: str) -> None:
 
 
 @pytest.mark.filterwarnings(TRACER_WARNING)
-@pytest.mark.parametrize("name", ["elementwise_1d", "coupling_2d", "autoregressive_1d", "lower_triangular_low_rank"])
+@pytest.mark.parametrize("name", ["coupling_2d", "autoregressive_1d"])
 def test_compiles_where_a_default_device_is_set(name: str) -> None:
     transform = CASES[name]()
     x = torch.randn(4, transform.input_dim)
@@ -69,7 +69,7 @@ def test_a_compiled_flow_sees_new_parameters() -> None:
 
 
 def test_the_registry_holds_every_bijector_transform_and_recipe() -> None:
-    for names in (CASES, CORE, COMPILED_CORE):
+    for names in (CASES, CORE, {name for name, _ in COMPILED_CORE}):
         built = {type(part).__name__ for name in names for part in CASES[name]().modules()}
         assert set(transforms.__all__) - {"FlowTransform"} <= built
     assert set(bijectors.__all__) - {"Bijector"} <= {type(make()).__name__ for make in BIJECTORS.values()}

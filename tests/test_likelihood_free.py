@@ -61,18 +61,18 @@ def test_exact_draws_of_the_moons() -> None:
     assert RECIPE["c2st"](near * 1.2, RECIPE["moons_posterior"](len(near))) > 0.6
 
 
-@pytest.mark.usefixtures("short_affine_stage", "no_search")
+@pytest.mark.usefixtures("no_search")
 def test_a_learnt_likelihood_in_a_model_that_is_fitted() -> None:
     pyro.set_rng_seed(0)
-    theta = NORMAL.sample((4000,))
-    likelihood = FlowDensity(partial(flows.full_rank, hidden_dims=()), epochs=20, lr=0.02).fit(
+    theta = NORMAL.sample((3000,))
+    likelihood = FlowDensity(partial(flows.full_rank, hidden_dims=()), epochs=12, lr=0.03).fit(
         linear(theta), context=theta
     )
 
     def model() -> None:
         pyro.sample("x", likelihood.distribution(pyro.sample("theta", NORMAL)), obs=X)
 
-    posterior = fit(model, flow=flows.full_rank, steps=300, num_particles=16, progress=False)
+    posterior = fit(model, flow=flows.full_rank, steps=100, num_particles=16, progress=False)
     found, truth = posterior.sample(4000)["theta"], exact()
     assert_close(found.mean(0), truth.mean, atol=0.1, rtol=0, check_dtype=False)
     assert_close(found.std(0), truth.stddev, atol=0.05, rtol=0, check_dtype=False)

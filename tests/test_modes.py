@@ -20,8 +20,7 @@ from pyroflows.infer import Annealed, Gaussian, balance, find_modes, missed_mode
 
 MASS = 0.7
 AT, WIDE = torch.tensor([[-4.0, 1.0], [4.0, -1.0]]), torch.tensor([[0.5, 1.0], [1.0, 0.3]])
-pytestmark = pytest.mark.usefixtures("short_affine_stage")
-quick = partial(fit, flow=partial(flows.realnvp, layers=2, hidden_dims=(8,)), steps=300, progress=False, compile=False)
+quick = partial(fit, flow=partial(flows.realnvp, layers=2, hidden_dims=(8,)), steps=150, progress=False, compile=False)
 
 
 def bumps(z: Tensor) -> Tensor:
@@ -206,7 +205,7 @@ def test_fit_with_modes(precision: str) -> None:
 @pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")  # 300 steps are few
 @pytest.mark.slow
 def test_fit_with_modes_where_there_is_one() -> None:
-    posterior = quick(one, modes=4)
+    posterior = quick(one, modes=4, steps=300)
     assert posterior.guide.base is None
 
 

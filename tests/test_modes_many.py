@@ -23,7 +23,6 @@ from pyroflows.training import History
 LEVEL, RIGHT = 10.293480 - math.log(2 * math.pi) / 2, 0.8441
 COUNT = 12
 FLOW = partial(flows.realnvp, layers=2, hidden_dims=(8,))
-pytestmark = pytest.mark.usefixtures("short_affine_stage")
 quick = partial(fit, flow=FLOW, progress=False, compile=False)
 
 

@@ -20,7 +20,7 @@ from pyroflows.model.noncentered import DEEPEST, noncentered
 
 SMALL = partial(flows.realnvp, layers=2, hidden_dims=(8,))
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-pytestmark = pytest.mark.usefixtures("short_affine_stage", "no_search")
+pytestmark = pytest.mark.usefixtures("no_search")
 untrusted = pytest.mark.filterwarnings("ignore:fit. .*do not trust:UserWarning")
 
 

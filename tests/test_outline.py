@@ -151,7 +151,7 @@ def test_constants_and_shared_arguments_are_given() -> None:
     assert len(first.args) == 2 + 5
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))])
 @torch.no_grad()
 def test_random_graphs_stay_what_they_are(seed: int) -> None:
     pick = Random(seed).randrange

@@ -34,14 +34,13 @@ class Factors(PyroModule):
             pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
 
 
-@pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "components"), [*((name, 1) for name in RECIPES), (RECIPES[0], 3)])
 def test_trained_by_svi_together_with_the_guide(name: str, components: int) -> None:
     model, y = Factors(FlowPrior(2, getattr(flows, name), components=components)), 3 + torch.randn(20)
     before = copy.deepcopy(model.state_dict())
-    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
-    losses = [svi.step(y) for _ in range(100)]
-    assert sum(losses[-20:]) < sum(losses[:20])
+    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
+    losses = [svi.step(y) for _ in range(40)]
+    assert sum(losses[-10:]) < sum(losses[:10])
     learnt = [key for key, _ in model.named_parameters()]
     assert all(not torch.equal(before[key], model.state_dict()[key]) for key in learnt)
     assert {f"prior.{key}" for key, _ in model.prior.named_parameters()} == set(learnt)
@@ -124,9 +123,9 @@ def test_under_a_flow_guide_and_the_compiled_elbo(components: int) -> None:
 def test_reweighted_wake_sleep() -> None:
     model, y = Factors(FlowPrior(2, REALNVP)), torch.full((4,), 2.0)
     guide = AutoFlow(model, REALNVP).setup(y)
-    elbo = ReweightedWakeSleep(num_particles=8, vectorize_particles=False, model_has_params=True)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), elbo)
-    losses = torch.tensor([svi.step(y) for _ in range(60)])
+    elbo = ReweightedWakeSleep(num_particles=4, vectorize_particles=False, model_has_params=True)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.04}), elbo)
+    losses = torch.tensor([svi.step(y) for _ in range(30)])
     assert losses.isfinite().all()
     assert losses[-10:, 0].mean() < losses[:10, 0].mean()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pyro import poutine
 from torch import nn
+from torch.testing import assert_close
 
 from pyroflows import fit, log_joint
 from pyroflows.fitting.repeatable import check_repeatable
@@ -95,13 +96,21 @@ def predicting() -> None:
 
 @pytest.mark.parametrize("model", [chosen_by_pyro, chosen_by_the_user, predicting, partial(noisy, 0.0)])
 def test_a6_minibatches_and_predictions_are_not_random(model: Callable) -> None:
-    check_repeatable(log_joint(model))
+    runs = []
+    density = log_joint(lambda: (runs.append(1), model()))
+    runs.clear()
+    check_repeatable(density)
+    assert len(runs) > 1  # it did compare
+    assert_close(density(torch.ones(1)), density(torch.ones(1)), rtol=0.0, atol=0.0)
 
 
 def test_a6_dropout_that_is_off_is_not_random() -> None:
+    density = log_joint(dropout)
     DROPOUT.eval()
-    check_repeatable(log_joint(dropout))
+    check_repeatable(density)
     DROPOUT.train()
+    with pytest.raises(ValueError, match="another one at the site"):
+        check_repeatable(density)
 
 
 def test_a6_generators_are_left_alone() -> None:

@@ -34,10 +34,10 @@ def branching(y: Tensor) -> None:
     pyro.sample("y", dist.Normal(mean, scale), obs=y)
 
 
-def fitted(steps: int = 60, **options: object) -> pyroflows.Posterior:
+def fitted(steps: int = 40, **options: object) -> pyroflows.Posterior:
     pyro.set_rng_seed(0)
     x = torch.linspace(-1, 1, 10)
-    return brief(regression, x, 2 * x, steps=steps, num_particles=8, **options)
+    return brief(regression, x, 2 * x, steps=steps, num_particles=4, **options)
 
 
 def noisy(given: nn.Parameter) -> Tensor:
@@ -72,7 +72,7 @@ def test_a_compiler_that_fails_leaves_the_traced_graph(monkeypatch: pytest.Monke
     monkeypatch.setattr(pyroflows.compile.Graph, "compile", no_compiler)
     history = fitted(compile=True).history
     assert history.speed == "traced, as it cannot be compiled: OSError"
-    assert len(history.elbo) == 60
+    assert len(history.elbo) == 40
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,14 @@ def test_encoder(name: str, full: bool) -> None:
     [
         ("none", lambda: NormalPrior(2)),
         ("none", lambda: FlowPrior(2, REALNVP, components=3)),
-        *((name, lambda: FlowPrior(2, REALNVP)) for name in ("none", "iaf", "nsf")),
-        pytest.param("realnvp", lambda: FlowPrior(2, REALNVP), marks=pytest.mark.slow),
+        *((name, lambda: FlowPrior(2, REALNVP)) for name in ("iaf", "nsf")),
+        *(pytest.param(name, lambda: FlowPrior(2, REALNVP), marks=pytest.mark.slow) for name in ("none", "realnvp")),
     ],
 )
 def test_trains(posterior: str, prior: Callable[[], nn.Module]) -> None:
     vae, x = build(posterior, prior()), bits(200)
     before = copy.deepcopy(vae.state_dict())
-    log = vae.fit(DataLoader(x, 20, shuffle=True), epochs=15, lr=0.02, validation=[bits(100)], **quiet)
+    log = vae.fit(DataLoader(x, 20, shuffle=True), epochs=10, lr=0.03, validation=[bits(100)], **quiet)
     assert log.validation[-1] < 4.5 < log.train[0]
     assert log.best_epoch > 1
     assert all(not torch.equal(before[name], p) for name, p in vae.named_parameters())
@@ -115,9 +115,11 @@ def test_elbo_leaves_the_prior_out_of_pyros_store() -> None:
 def test_nuts_over_the_latents_of_a_trained_vae() -> None:
     vae, x = build(), bits(2)
     vae.requires_grad_(False).eval()
-    mcmc = MCMC(NUTS(vae.model, max_tree_depth=4), num_samples=10, warmup_steps=10, disable_progbar=True)
+    mcmc = MCMC(NUTS(vae.model, max_tree_depth=3), num_samples=6, warmup_steps=4, disable_progbar=True)
     mcmc.run(x)
-    assert mcmc.get_samples()["z"].shape == (10, 2, 2)
+    z = mcmc.get_samples()["z"]
+    assert z.shape == (6, 2, 2)
+    assert len(z.unique(dim=0)) > 2
 
 
 @pytest.mark.parametrize("samples", [2000, 5000])

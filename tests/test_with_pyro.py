@@ -45,12 +45,12 @@ def test_prior_under_nuts(name: str) -> None:
         z = pyro.sample("z", density)
         pyro.sample("y", dist.Normal(z.sum(), 0.5), obs=torch.tensor(1.0))
 
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_samples=10, warmup_steps=10, disable_progbar=True)
+    mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=8, warmup_steps=6, disable_progbar=True)
     mcmc.run()
     z = mcmc.get_samples()["z"]
-    assert z.shape == (10, 2)
+    assert z.shape == (8, 2)
     assert z.isfinite().all()
-    assert len(z.unique(dim=0)) > 5
+    assert len(z.unique(dim=0)) > 4
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -64,14 +64,13 @@ def test_prior_under_a_mean_field_guide(name: str) -> None:
             pyro.sample("y", dist.Normal(z.sum(-1), 0.5), obs=y)
 
     y, before = 3 + torch.randn(10), [p.detach().clone() for p in flow.parameters()]
-    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
-    losses = steps(svi, 60, y)
-    assert sum(losses[-10:]) < sum(losses[:10])
+    svi = SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    losses = steps(svi, 25, y)
+    assert sum(losses[-8:]) < sum(losses[:8])
     assert all(not torch.equal(a, p) for a, p in zip(before, flow.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "conditional"), [*((name, True) for name in RECIPES), ("nsf", False)])
 def test_likelihood_of_a_fixed_tensor(name: str, conditional: bool) -> None:
     flow, data, context = build(name, 2, int(conditional)), 2 + 0.3 * torch.randn(50, 2), torch.randn(50, 1)
 
@@ -81,9 +80,9 @@ def test_likelihood_of_a_fixed_tensor(name: str, conditional: bool) -> None:
             transform = flow.condition(context) if conditional else flow
             pyro.sample("x", FlowDistribution(transform=transform), obs=data)
 
-    svi = SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
-    losses = steps(svi, 40)
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    svi = SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    losses = steps(svi, 16)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO])
@@ -102,8 +101,8 @@ def test_guide_in_a_plate(elbo: Callable, vectorize: bool) -> None:
             pyro.sample("z", FlowDistribution(transform=flow.condition(data.unsqueeze(-1))))
 
     loss = elbo(num_particles=4, vectorize_particles=vectorize, max_plate_nesting=1)
-    losses = steps(SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), loss), 60)
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    losses = steps(SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), loss), 25)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
 def test_a_step_of_svi_runs_the_guide_once(monkeypatch: pytest.MonkeyPatch) -> None:

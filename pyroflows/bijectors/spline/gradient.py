@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ...autograd import gradient_by_autograd
+from ...autograd import gradient_by_autograd, is_transformed
 from .curve import FACTOR, Curve
 
 
@@ -70,7 +70,8 @@ class _Spline(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.spline, ctx.inverse, *given = inputs
         ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)  # those of all that is not differentiable as well
+        # Those of all that is not differentiable as well, which only the vmap of older versions of torch asks for.
+        ctx.set_materialize_grads(is_transformed())
         ctx.save_for_backward(*given, *output[2:])
 
     @staticmethod
