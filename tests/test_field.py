@@ -16,7 +16,7 @@ from pyroflows import Posterior
 from pyroflows.fitting.by_field import field_guide, hyperparameters
 from pyroflows.guides import init_to_prior
 from pyroflows.infer.nested.field import nested_field
-from pyroflows.transforms import NestedGaussian
+from pyroflows.transforms import NestedGaussian, Part, Permute
 
 STEPS = 70
 
@@ -93,6 +93,10 @@ def test_places_that_are_not_there_are_refused() -> None:
     for few in ([], [0, 0], [3], [0, 1, 2]):
         with pytest.raises(ValueError, match="expected some but not all of the places 0 to 2, each once, got"):
             NestedGaussian(3, few)
+    with pytest.raises(
+        ValueError, match=r"a transform of 2 dimensions without context, got one of the event shape \(3,\)"
+    ):
+        Part(4, Permute(3), [0, 1])
 
 
 @pytest.fixture(scope="module")

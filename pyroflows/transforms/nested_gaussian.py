@@ -38,12 +38,7 @@ class NestedGaussian(FlowTransform):
 
     def __init__(self, input_dim: int, few: Sequence[int] | Tensor) -> None:
         super().__init__(input_dim)
-        few = torch.as_tensor(few)
-        if few.dim() != 1 or not 0 < len(few) < input_dim or len(set(few.tolist()) & set(range(input_dim))) < len(few):
-            raise ValueError(
-                f"NestedGaussian expected some but not all of the places 0 to {input_dim - 1}, each once, got "
-                f"{few.tolist()}"
-            )
+        few = _places("NestedGaussian", few, input_dim)
         many = torch.tensor([k for k in range(input_dim) if k not in set(few.tolist())])
         first, rest = len(few), len(many)
         terms = first * (first + 3) // 2
@@ -87,12 +82,15 @@ class NestedGaussian(FlowTransform):
 
 
 class Part(FlowTransform):
-    """A transform of some dimensions; the others stay.
+    """A transform of some dimensions, of their whole space onto itself; the others stay.
 
     Args:
         input_dim: size ``D`` of the vectors.
         transform: of the dimensions at the places, without context.
         places: of as many dimensions as the transform has.
+
+    Raises:
+        ValueError: if the transform has another size or a context, or a place is out of range or twice there.
 
     Example:
         >>> from pyroflows.transforms import Affine
@@ -102,8 +100,14 @@ class Part(FlowTransform):
 
     def __init__(self, input_dim: int, transform: FlowTransform, places: Sequence[int] | Tensor) -> None:
         super().__init__(input_dim)
+        places = _places("Part", places, input_dim)
+        if transform.context_dim or transform.event_shape != (len(places),):
+            raise ValueError(
+                f"Part expected a transform of {len(places)} dimensions without context, got one of the event shape "
+                f"{tuple(transform.event_shape)} and context_dim={transform.context_dim}"
+            )
         self.transform = transform
-        self.register_buffer("places", torch.as_tensor(places))
+        self.register_buffer("places", places)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         value, ladj = self.transform._map(z.index_select(-1, self.places), None, inverse)
@@ -113,6 +117,16 @@ class Part(FlowTransform):
     @property
     def _counted(self) -> Tensor:
         return torch.arange(len(self.places), device=self.places.device)
+
+
+def _places(name: str, places: Sequence[int] | Tensor, size: int) -> Tensor:
+    """Places of some of so many dimensions, checked."""
+    found = torch.as_tensor(places)
+    if found.dim() != 1 or not 0 < len(found) < size or len(set(found.tolist()) & set(range(size))) < len(found):
+        raise ValueError(
+            f"{name} expected some but not all of the places 0 to {size - 1}, each once, got {found.tolist()}"
+        )
+    return found
 
 
 def _solve(lower: Tensor, x: Tensor) -> Tensor:
