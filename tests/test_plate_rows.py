@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -164,6 +165,18 @@ def test_new_rows_with_other_latents_are_refused() -> None:
         ValueError, match=r"the latent 'mean' has the shape \(2,\) of the fit, got ones .* it has \(3,\)"
     ):
         found.predict(y[:4], 4, 3)
+
+
+def test_a_file_of_globals_with_a_flow(fitted: PlatePosterior, tmp_path: Path) -> None:
+    guide = copy.deepcopy(fitted.guide).bend(pf.flows.with_tails)
+    with torch.no_grad():
+        for parameter in guide.transform.parameters():
+            parameter += 0.01
+    bent = PlatePosterior(guide, fitted.joint, fitted.history)
+    bent.save(tmp_path / "fit.pt")
+    again = PlatePosterior.load(tmp_path / "fit.pt", groups, Y)
+    assert len(again.guide.transform) == 2
+    assert torch.equal(again.sample(3, seed=1)["effect"], bent.sample(3, seed=1)["effect"])
 
 
 def passed(y: Tensor, index: Tensor) -> None:
