@@ -93,9 +93,7 @@ def test_places_that_are_not_there_are_refused() -> None:
     for few in ([], [0, 0], [3], [0, 1, 2]):
         with pytest.raises(ValueError, match="expected some but not all of the places 0 to 2, each once, got"):
             NestedGaussian(3, few)
-    with pytest.raises(
-        ValueError, match=r"of 2 dimensions without context, got one of the event shape \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"of 2 dimensions without context, got one of the event shape \(3,\)"):
         Part(4, Permute(3), [0, 1])
 
 

@@ -292,3 +292,14 @@ def test_relations_of_sites() -> None:
 def test_a_picture_of_the_structure(some: PlatePosterior) -> None:
     texts = [text.get_text() for text in some.plot_structure().axes[0].texts]
     assert [text for text in texts if text] == ["group: 60", "mean", "scale", "effect", "y"]
+
+
+def test_a_fit_to_data_of_some_rows_is_refused() -> None:
+    def some_rows(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("group", 12, subsample_size=4):
+            effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+            pyro.sample("y", dist.Normal(effect, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"by the rows that plate 'group' yields, y\[rows\], got one that is"):
+        pf.fit(some_rows, torch.arange(4.0), progress=False)

@@ -19,7 +19,7 @@ from ..guides import AutoPlateFlow
 from ..guides.plates.objective import plate_weights
 from ..infer.nested.marginal import modes
 from ..infer.nested.other_modes import other_modes
-from ..model.rows import RowJoint
+from ..model.rows import RowJoint, check_followed
 from ..posterior.plates.plate_posterior import PlatePosterior
 from ..training import Checkpoint, History, Listener, SpeedUp, Threads, Trainer, described
 from .interruptions import kept
@@ -68,6 +68,7 @@ def planned(
                 raise
             continue
         structure = joint.structure
+        check_followed(joint)
         if asked or ((structure.size >= MANY or structure.is_subsampled) and not _parameters(joint)):
             return made, joint
         return None
