@@ -260,3 +260,29 @@ def test_an_audit_runs_the_function_once() -> None:
     runs.clear()
     assert graph.audit([Y]) is None
     assert len(runs) == 1
+
+
+def counting(place: str) -> Callable[[], float]:
+    """What counts its own runs, where comparing values at each step does not look."""
+    queue, long, slots = deque([0.0]), [0.0] * 200, Slots(0.0)
+
+    def in_a_deque() -> float:
+        queue.append(queue[-1] + 1.0)
+        return 1.0
+
+    def far_down_a_list() -> float:
+        long[150] += 1.0
+        return 1.0
+
+    def in_slots() -> float:
+        slots.rate += 1.0
+        return 1.0
+
+    return {"deque": in_a_deque, "list": far_down_a_list, "slots": in_slots}[place]
+
+
+@pytest.mark.parametrize("place", ["deque", "list", "slots"])
+def test_a_function_that_counts_its_runs_is_refused(place: str) -> None:
+    read = counting(place)
+    with pytest.raises(RuntimeError, match="changes whenever the function runs"):
+        capture(lambda y: (read() * y).sum(), [Y])

@@ -2,15 +2,15 @@
 
 import pickle
 import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 from functools import partial
 from itertools import chain, islice
 from operator import attrgetter, is_
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from .errors import Untraceable, reason
 from .refuse import BYTES
 from .signature import kind_of
+from .users import OURS, codes_of, is_users
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None), Enum, np.generic)
 COMPARED = (*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType, type)
-OURS = __name__.partition(".")[0]
-# These packages and the standard library read nothing that changes, but users keep settings in objects of the latter.
-KNOWN = {"torch", "pyro", "numpy", OURS, *sys.stdlib_module_names}
+# Of the standard library, what users keep settings in objects of.
 SETTINGS = ("_thread", "argparse", "types")
 # Named without being in code; and what counts of every module: some of it is Pyro's, which need not be installed.
 IMPLIED = {"training", "forward", "__call__", "__getattr__", "__getitem__"}
@@ -159,7 +158,8 @@ class Watch:
             self._moving.append((owner, partial(_state, thing)))
         if isinstance(thing, dict):
             return self._note(owner, islice(thing, LONG), thing.get)
-        if isinstance(thing, list):
+        if isinstance(thing, list | deque):
+            self._moving.append((owner, partial(_rest, thing)))
             return self._note(owner, range(min(len(thing), LONG)), thing.__getitem__)
         if isinstance(thing, ModuleType):
             names = self._named(vars(thing)) if is_users(thing.__name__) else ()
@@ -174,7 +174,7 @@ class Watch:
         name, code, cells = function.__name__, function.__code__, function.__closure__ or ()
         yield from self._note(name, code.co_freevars, attrgetter("cell_contents"), cells)
         if is_users(function.__module__):
-            self._names.update(*(part.co_names for part in _codes(code)))
+            self._names.update(*(part.co_names for part in codes_of(code)))
             yield (function.__defaults__, function.__kwdefaults__), name
             yield from self._note(name, self._named(vars(function)), vars(function).get)
             yield from self._note("the globals", self._named(function.__globals__), function.__globals__.get)
@@ -205,6 +205,9 @@ class Watch:
                 self._holders.append(holder)
                 yield from self._note(kind.__name__, holder, holder.get)
         yield from self._note(kind.__name__, names, held.get)
+        slots = (vars(base).get("__slots__", ()) for base in kind.__mro__ if is_users(base.__module__))
+        given = chain.from_iterable([part] if isinstance(part, str) else part for part in slots)
+        yield from self._note(kind.__name__, self._named({*given}), lambda name: getattr(thing, name, GONE))
 
     def _named(self, *places: Mapping[str, Any]) -> list[str]:
         return sorted(name for name in self._names if any(name in place for place in places))
@@ -235,16 +238,6 @@ def _state(thing: Any) -> object:
     return thing
 
 
-def is_users(module: str | None) -> bool:
-    """Whether it is a module that a user may be working on: none of those above, and none that was installed."""
-    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
-    known = (module or "").partition(".")[0] in KNOWN
-    return not known and "site-packages" not in file and "dist-packages" not in file
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions within."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
+def _rest(things: Sequence) -> object:
+    """How many there are, and the numbers and strings beyond those that are compared at each step."""
+    return len(things), [thing for thing in islice(things, LONG, BYTES) if isinstance(thing, PLAIN)]
