@@ -267,7 +267,7 @@ def counting(place: str) -> Callable[[], float]:
     queue, long, slots = deque([0.0]), [0.0] * 200, Slots(0.0)
 
     def in_a_deque() -> float:
-        queue.append(queue[-1] + 1.0)
+        queue[0] += 1.0
         return 1.0
 
     def far_down_a_list() -> float:

@@ -159,7 +159,7 @@ class Watch:
         if isinstance(thing, dict):
             return self._note(owner, islice(thing, LONG), thing.get)
         if isinstance(thing, list | deque):
-            self._moving.append((owner, partial(_rest, thing)))
+            self._moving.append((owner, partial(_rest, thing, len(thing))))
             return self._note(owner, range(min(len(thing), LONG)), thing.__getitem__)
         if isinstance(thing, ModuleType):
             names = self._named(vars(thing)) if is_users(thing.__name__) else ()
@@ -238,6 +238,6 @@ def _state(thing: Any) -> object:
     return thing
 
 
-def _rest(things: Sequence) -> object:
-    """How many there are, and the numbers and strings beyond those that are compared at each step."""
-    return len(things), [thing for thing in islice(things, LONG, BYTES) if isinstance(thing, PLAIN)]
+def _rest(things: Sequence, count: int) -> list:
+    """The numbers and strings, of so many, beyond what is compared at each step; that a list grows is no change."""
+    return [thing for thing in islice(things, LONG, min(count, BYTES)) if isinstance(thing, PLAIN)]
