@@ -165,7 +165,7 @@ CORE = {
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
-    *("coupling_of_spline_context", "onto_context", "permute_order"),
+    *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part"),
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),

@@ -42,7 +42,8 @@ class NestedGaussian(FlowTransform):
         many = torch.tensor([k for k in range(input_dim) if k not in set(few.tolist())])
         first, rest = len(few), len(many)
         terms = first * (first + 3) // 2
-        self.pairs = torch.combinations(torch.arange(first), with_replacement=True).unbind(-1)
+        pairs = torch.combinations(torch.arange(first), with_replacement=True).mT
+        self.register_buffer("pairs", pairs, persistent=False)
         numbers = {
             "loc": torch.zeros(first),
             "root": torch.eye(first),
