@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,15 @@ def test_a_walk_is_fitted_by_itself(posterior: Posterior) -> None:
     scale = posterior.sample(8000, seed=1)["scale"].log()
     assert scale.mean() == pytest.approx(mean, abs=0.1 * sd)
     assert scale.std() == pytest.approx(sd, rel=0.1)
+
+
+def test_a_fit_that_is_stopped_is_not_made_anew() -> None:
+    steps = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fit: ")  # after so few steps it may not be trusted
+        made = pf.fit(walk, Y, progress=False, callback=lambda step, *rest: steps.append(step) or step == 3)
+    assert steps == [1, 2, 3]
+    assert isinstance(made.guide.fixed, NestedGaussian)
 
 
 def test_it_is_saved_with_its_coordinates(posterior: Posterior, tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from ..posterior import Posterior
 from ..seeds import seed_of, seeded
 from ..training import Checkpoint, Listener
 from ..transforms import Affine
+from .interruptions import is_ended
 from .precision import wide_log_joint
 from .problem import Options, Problem
 from .start import model_parameters
+from .verdict import judged
 
 # Latents from which a field is looked for, numbers of a site that is one, and most hyperparameters.
 MANY, LARGE, FEW = 64, 16, 16
@@ -49,7 +51,8 @@ def field_guide(model: Callable, args: tuple, kwargs: dict, init_loc_fn: Callabl
             return None
         spread = prior_spread(guide.space, guide.prototype_trace).to(start)
         with pyro.validation_enabled(False):
-            made, _ = nested_field(TracedDensity(density, start, ROWS), torch.tensor(few), start, spread)
+            places = torch.tensor(few, device=start.device)
+            made, _ = nested_field(TracedDensity(density, start, ROWS), places, start, spread)
     except (RuntimeError, TypeError, ValueError, Untraceable):
         return None
     return guide.around(made)
@@ -64,11 +67,13 @@ def fitted_field(
     saved: Checkpoint,
     progress: bool,
 ) -> Posterior | None:
-    """The posterior of such a model; None if it is none, or the fit is not to be trusted."""
+    """The posterior of such a model; None if it is none, or a fit that was not ended is not to be trusted."""
     with seeded(seed_of("the field of a model")):  # fits of one flow draw what they would without
         guide = field_guide(model, args, kwargs, options.init_loc_fn, options.precision)
     if guide is None:
         return None
     problem = Problem(model, args, kwargs, replace(options, guide=guide, steps=min(options.steps, STEPS)))
     posterior, _ = problem.solve(1, (), listener, saved, progress)
+    if is_ended(listener, posterior.history):
+        return judged(posterior, problem.around)
     return None if posterior.diagnostics.grade == "do not trust" else posterior

@@ -19,6 +19,7 @@ from ..training import Callback, Checkpoint, Listener
 from ..transforms import FlowTransform
 from .by_field import fitted_field
 from .by_plate import NoStartError, PlateFit, is_for_one_flow, judged_by_plate, planned
+from .interruptions import is_ended
 from .options import check_arguments, check_options, check_plates
 from .problem import Options, Problem
 from .start import Start
@@ -147,7 +148,7 @@ def fit(
             made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress)
             with suppress(*() if asked else (NoStartError,)):
                 posterior = made.run(listener, saved)
-                if asked or not is_for_one_flow(posterior):
+                if asked or is_ended(listener, posterior.history) or not is_for_one_flow(posterior):
                     return judged_by_plate(posterior)
     options = Options(
         flow=flow,

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from ..guides import AutoFlow
 from ..infer import Gaussian
 from ..model import LogJoint
-from ..training import Trainer
+from ..training import History, Listener, Trainer
 from .faults import faults
 from .improper import IMPROPER
 
 INTERRUPTED = "interrupted"
+
+
+def is_ended(listener: Listener, history: History) -> bool:
+    """Whether the user, or a callback, wants no more steps."""
+    return bool(listener.stopped) or history.stopped == INTERRUPTED
 
 
 @contextlib.contextmanager

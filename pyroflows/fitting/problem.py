@@ -19,7 +19,7 @@ from ..training import Checkpoint, History, Listener, SpeedUp, Threads, Trainer,
 from ..training.stopping import SMALL_KL, reason_to_stop
 from ..transforms import FlowTransform, LowerTriangular
 from .coordinates import Place, places_of
-from .interruptions import INTERRUPTED, explained, kept
+from .interruptions import explained, is_ended, kept
 from .options import check_guide, check_modes, check_slope
 from .precision import choose_precision, wide_log_joint
 from .repeatable import check_repeatable
@@ -157,8 +157,7 @@ class Problem:
                 stage.run(saved)
             missed = self.end(listener, history)
         listener.pass_on()
-        ended = listener.stopped or history.stopped == INTERRUPTED
-        once = not self.goal.new or ended  # what is annealed cannot be used twice
+        once = not self.goal.new or is_ended(listener, history)  # what is annealed cannot be used twice
         posterior = Posterior(self.guide, self.density, history, num_draws=num_draws(self.density))
         return posterior, missed if self._is_movable and not once and not known else []
 

@@ -38,7 +38,7 @@ class NestedGaussian(FlowTransform):
 
     def __init__(self, input_dim: int, few: Sequence[int] | Tensor) -> None:
         super().__init__(input_dim)
-        few = _places("NestedGaussian", few, input_dim)
+        few = _places("NestedGaussian", few, input_dim).cpu()
         many = torch.tensor([k for k in range(input_dim) if k not in set(few.tolist())])
         first, rest = len(few), len(many)
         terms = first * (first + 3) // 2
