@@ -3,7 +3,6 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pyro
@@ -14,8 +13,8 @@ from torch import Tensor
 
 import pyroflows as pf
 from pyroflows import Posterior
-from pyroflows.fitting.by_field import field_guide, hyperparameters
-from pyroflows.guides import init_to_prior
+from pyroflows.fitting.by_field import hyperparameters
+from pyroflows.fitting.problem import Problem
 from pyroflows.infer.nested.field import nested_field
 from pyroflows.transforms import NestedGaussian, Part, Permute
 
@@ -133,12 +132,20 @@ def test_it_is_saved_with_its_coordinates(posterior: Posterior, tmp_path: Path) 
 def test_another_way_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["pyroflows.fitting.fit"]
     monkeypatch.setattr(module, "fitted_field", lambda *args: pytest.fail("a field was looked for"))
-    monkeypatch.setattr(module, "Problem", lambda *args: 1 / 0)  # where one flow over all begins
+    monkeypatch.setattr(module.Problem, "solve", lambda *args: 1 / 0)  # where one flow over all begins
     for options in ({"noncentered": False}, {"flow": pf.flows.full_rank}, {"plates": False}):
         with pytest.raises(ZeroDivisionError):
             pf.fit(walk, Y, progress=False, **options)
 
 
-@pytest.mark.parametrize("model", [lambda y: pyro.sample("x", dist.Normal(torch.zeros(80), 1.0).to_event(1))])
-def test_without_hyperparameters_there_is_none(model: Callable) -> None:
-    assert field_guide(model, (Y,), {}, init_to_prior, "mixed") is None
+def test_without_hyperparameters_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model() -> None:
+        pyro.sample("x", dist.Normal(torch.zeros(80), 1.0).to_event(1))
+
+    def solve(problem: Problem, *args: object) -> None:
+        assert problem.guide.fixed is None
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Problem, "solve", solve)
+    with pytest.raises(ZeroDivisionError):
+        pf.fit(model, progress=False)

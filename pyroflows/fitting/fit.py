@@ -73,7 +73,9 @@ def fit(
         flow: makes the flow from the number of latents, see :class:`~pyroflows.guides.AutoFlow`.
         plates: None follows a plate where the model has 50 latents or more, or one is subsampled, and the options
             below are left as they are; a fit that is not to be trusted is then made anew by one flow, up to 1000
-            latents and without a checkpoint. True or the name of a plate asks for it, and False for one flow.
+            latents and without a checkpoint. True or the name of a plate asks for it, and False for one flow. Under
+            the same conditions, 64 latents or more with few hyperparameters are followed as a field, see the page on
+            hierarchies.
         guide: an ``AutoFlow`` of the same model to train further from where it stands: its affine map first, then
             all of it; or an ``AutoPlateFlow``. It is changed, and with it what an earlier posterior that holds it
             draws; fit a copy to keep that one. The next five arguments and ``flow`` are for new ones.
@@ -168,11 +170,11 @@ def fit(
         precision=precision,
         compile=compile,
     )
+    problem = Problem(model, args, kwargs, options)
     if usual and plates is None and checkpoint is None:
-        posterior = fitted_field(model, args, kwargs, options, listener, saved, progress)
+        posterior = fitted_field(problem, model, args, kwargs, listener, saved, progress)
         if posterior is not None:
             return posterior
-    problem = Problem(model, args, kwargs, options)
     if checkpoint is not None:
         if saved.begin(problem.given()):  # where that stood at first also decides on where to start
             problem = Problem(model, args, kwargs, options)
