@@ -118,6 +118,18 @@ def test_where_no_tail_can_be_fitted(log_w: NDArray, khat: float) -> None:
     assert smoothed == pytest.approx(log_w - np.logaddexp.reduce(log_w))
 
 
+@pytest.mark.parametrize("draws", [20, 30, 1000, 4000])
+def test_weights_are_those_of_arviz(rng: np.random.Generator, draws: int) -> None:
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1.x smooths by another function")
+    for log_w in (3 * rng.normal(size=draws), rng.standard_cauchy(draws), -rng.exponential(size=draws)):
+        expected, khat = arviz.psislw(log_w.copy())
+        smoothed, found = psis(log_w)
+        assert smoothed == pytest.approx(expected, abs=1e-10)
+        assert found == pytest.approx(khat, abs=1e-10)
+
+
 def test_weights_that_are_all_zero() -> None:
     found, _ = Diagnostics.of(np.full(100, -np.inf))
     assert found.khat == np.inf

@@ -25,7 +25,7 @@ FLOORS = (  # a room may import from those named before it
 )
 FLOOR = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
 PLOTTING = ("figures", "density.plots", "posterior.plots", "posterior.arviz", "posterior.page")
-STATISTICS = ("posterior.psis", "posterior.chain_diagnostics")  # are ArviZ's
+STATISTICS = ("posterior.chain_diagnostics",)  # are ArviZ's
 LONG_FILES = {
     "model/log_joint.py": 266,
 }

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from pyro import poutine
@@ -82,22 +83,22 @@ class Site:
     dtype: torch.dtype
     held: Held | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def transform(self) -> Transform:
         """Maps unconstrained numbers to the support."""
         return biject_to(self.support)
 
-    @property
+    @cached_property
     def unconstrained_shape(self) -> torch.Size:
         """Shape of a value's unconstrained numbers."""
         return torch.Size(self.transform.inverse_shape(self.shape))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many places it takes in the vector."""
         return len(self.held.free) if self.held else math.prod(self.unconstrained_shape)
 
-    @property
+    @cached_property
     def stop(self) -> int:
         """One past the last place in the vector."""
         return self.start + self.size

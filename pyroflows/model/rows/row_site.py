@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,18 +33,18 @@ class RowSite:
     start: int
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def transform(self) -> Transform:
         """Maps unconstrained numbers to the support."""
         return biject_to(self.support)
 
-    @property
+    @cached_property
     def inner(self) -> torch.Size:
         """Shape of a row's unconstrained numbers."""
         whole = self.transform.inverse_shape(self.shape)
         return torch.Size([*whole[: self.axis], *whole[self.axis + 1 :]])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many numbers a row has of it."""
         return math.prod(self.inner)
@@ -71,6 +72,6 @@ class RowSite:
 
     def flat(self, u: Tensor) -> Tensor:
         """The same of unconstrained numbers in the order of its values."""
-        lead = u.dim() - len(self.transform.inverse_shape(self.shape))
+        lead = u.dim() - len(self.inner) - 1
         u = u.movedim(lead + self.axis, lead)
         return u.reshape((*u.shape[: lead + 1], self.size))
