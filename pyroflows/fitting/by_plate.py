@@ -26,8 +26,10 @@ from .interruptions import kept
 
 # Latents from which a model's plates are followed unasked: below, one flow for all is as fast, and bends more.
 MANY = 50
-# Steps of a round, of which there are several, at most, while they help; draws behind a step, and steps of a rise.
-STEPS, ROUNDS, PARTICLES, WARMUP = 300, 3, 8, 20
+# Draws and steps of a round, of which there are several, at most, while they help, and steps of a rise; draws behind a
+# step, of a model of so many numbers most and fewest, as a step of few costs no less.
+DRAWN, STEPS, ROUNDS, WARMUP = 2400, 100, 3, 20
+NUMBERS, MOST, FEWEST = 65_000, 32, 8
 # Rates of a round, the next one where a round did not help.
 RATES = 1e-2, 3e-3
 # A row's other mode of a larger share of its mass is missed.
@@ -168,15 +170,17 @@ class PlateFit:
     def _train(self, best: PlatePosterior, listener: Listener, saved: Checkpoint, bar: tqdm) -> PlatePosterior:
         """Rounds of steps, until draws are good without weights, or a round helps little even at a lower rate."""
         self.guide.bend(with_tails)
+        particles = min(max(NUMBERS // self.joint.numbers, FEWEST), MOST)
+        each = max(DRAWN // particles, STEPS)
         parameters = [*self.guide.transform.parameters(), *self.guide.form.parameters()]
         trainer = Trainer(parameters, lr=RATES[0], warmup=WARMUP, average=0.98, history=self.history)
-        objective = partial(plate_weights, self.guide, self.joint, PARTICLES)
-        speed = SpeedUp(trainer, objective, min(self.steps, ROUNDS * STEPS), self.compile, bar.set_postfix_str)
+        objective = partial(plate_weights, self.guide, self.joint, particles)
+        speed = SpeedUp(trainer, objective, min(self.steps, ROUNDS * each), self.compile, bar.set_postfix_str)
         self.history.speed, done, rates, ended = "plain", 0, [*RATES[1:]], False
         with kept(trainer):
-            while done < min(self.steps, ROUNDS * STEPS) and not listener.stopped and not best.diagnostics.close:
+            while done < min(self.steps, ROUNDS * each) and not listener.stopped and not best.diagnostics.close:
                 before = copy.deepcopy(self.guide.state_dict())
-                done += self._round(trainer, speed, min(STEPS, self.steps - done), listener, saved, bar)
+                done += self._round(trainer, speed, min(each, self.steps - done), listener, saved, bar)
                 now = self._judged()
                 better, gained = _is_better(now, best), now.diagnostics.elbo - best.diagnostics.elbo
                 helped = better and gained > ENOUGH

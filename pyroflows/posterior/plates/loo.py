@@ -81,7 +81,7 @@ def leave_rows_out(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int)
         guide: proposes the draws.
         joint: the model.
         count: how many draws of the globals.
-        each: how many of each row for every one of these, two or more.
+        each: how many of each row for every one of these, four or more, an even number.
 
     References:
         Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC. Vehtari, Gelman, Gabry, 2017.

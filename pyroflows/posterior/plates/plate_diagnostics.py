@@ -20,7 +20,7 @@ ROW_CLOSE, NAMED = 0.3, 5
 # Numbers that the first and the second look compute, about.
 FIRST, NUMBERS = 3_000_000, 30_000_000
 # Draws of each row in the first look, and of the globals at least.
-FEW, LEAST = 2, 200
+FEW, LEAST = 4, 200
 REMEDY = "Try fit(..., guide=posterior.guide), which trains further, or plates=False for one flow over all latents."
 
 

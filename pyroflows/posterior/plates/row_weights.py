@@ -51,7 +51,7 @@ def row_weights(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int) ->
         guide: proposes the draws.
         joint: the model.
         count: how many draws of the globals.
-        each: how many of each row for every one of these, two or more.
+        each: how many of each row for every one of these, four or more, an even number.
     """
     total, found = Spread(joint.structure.rows, guide.loc), []
     size = max(1, AT_ONCE // (each * joint.numbers))
@@ -107,14 +107,16 @@ def scored(
 ) -> Iterator[tuple[Pass, Tensor, Tensor, Tensor | float]]:
     """Draws of rows ``(S, K, R, d)`` at globals ``(S, Dg)``, with their log weights ``(S, K, R)``, pass by pass.
 
-    The last part is the globals' own term ``(S,)``, the first time, and zero later. Other rows than the guide's have
-    another form.
+    Draws come in pairs on opposite sides of the middle, the second half after the first, so that what is skew in the
+    weights cancels in their average. The last part is the globals' own term ``(S,)``, the first time, and zero later.
+    Other rows than the guide's have another form.
     """
     for number, some in enumerate(joint.passes):
         given = guide.given(joint, g, some.index)
         rows = (form or guide.form).at(given).many()
         count, width = given.pull.shape[1:]
-        z = rows.draw(torch.randn(len(g), each, count, width, dtype=g.dtype, device=g.device))
+        noise = torch.randn(len(g), -(-each // 2), count, width, dtype=g.dtype, device=g.device)
+        z = rows.draw(torch.cat([noise, -noise], 1)[:, :each])
         terms = joint(g.repeat_interleave(each, 0), z.flatten(0, 1), some.index)
         log_w = (terms.prior + terms.rest).unflatten(0, (len(g), each)) - rows.log_prob(z)
         outer = terms.outer[::each] if number == 0 else 0.0
@@ -122,7 +124,7 @@ def scored(
 
 
 class Spread:
-    """Collects how the log weights of rows spread.
+    """Collects how the log weights of rows spread, from two pairs of draws or more.
 
     Args:
         rows: how many there are.
@@ -130,17 +132,18 @@ class Spread:
     """
 
     def __init__(self, rows: int, like: Tensor) -> None:
-        self.sums = [like.new_zeros(rows) for _ in range(3)]  # of counts, squares, and relative variances
+        self.sums = [like.new_zeros(rows) for _ in range(3)]  # of counts, variances, and relative variances of pairs
 
     def add(self, some: Pass, log_w: Tensor) -> None:
         """Takes log weights ``(S, K, R)``."""
-        self.each = log_w.shape[1]
-        off = log_w - log_w.mean(1, keepdim=True)
-        noise = (torch.softmax(log_w, 1) * self.each).var(1)
-        for total, part in zip(self.sums, (torch.ones_like(noise), off.square().sum(1), noise), strict=True):
+        self.pairs = log_w.shape[1] // 2
+        one, other = log_w.unflatten(1, (2, self.pairs)).unbind(1)
+        variance = (one - other).square().mean(1) / 4 + ((one + other) / 2).var(1)
+        noise = (torch.softmax(log_w, 1).unflatten(1, (2, self.pairs)).sum(1) * self.pairs).var(1)
+        for total, part in zip(self.sums, (torch.ones_like(noise), variance, noise), strict=True):
             some.add(total, part.sum(0))
 
     def read(self) -> tuple[Tensor, float]:
         """The spread of each row, ``(R,)``, and the noise of all averages."""
-        count, square, noise = self.sums
-        return (square / (count * (self.each - 1))).sqrt(), float((noise / count).sum() / self.each)
+        count, variance, noise = self.sums
+        return (variance / count).sqrt(), float((noise / count).sum() / self.pairs)
