@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyroflows import log_joint
-from pyroflows.model.rows import RowJoint
+from pyroflows.model.rows import RowJoint, row_joint
 from pyroflows.small_matrices import Root
 
 GROUP = torch.tensor([2, 0, 1, 1, 2, 2, 0])
@@ -227,6 +227,33 @@ def test_wide_rows_are_refused() -> None:
 
     with pytest.raises(ValueError, match="at most 64 latents in a row of plate 'group', got 100"):
         RowJoint(wide, (), {})
+
+
+def by_lists(y: Tensor, size: int) -> None:
+    """Chooses rows by Python numbers, as of data on disk, which cannot be done for several choices at once."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    with pyro.plate("group", len(y), subsample_size=size) as index:
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+        pyro.sample("y", dist.Normal(effect, 1.0), obs=torch.stack([y[row] for row in index.tolist()]))
+
+
+@pytest.mark.parametrize(("model", "runs"), [(inside, 2), (by_lists, 1)])
+def test_runs_of_some_rows_are_made_at_once(model: Callable, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.randn(11).double()
+    args = {1: RowJoint(model, (y, 2), {}, dtype=torch.float64)}
+    monkeypatch.setattr(row_joint, "ROWS_AT_ONCE", 2 * args[1].numbers // len(args[1].passes[0].index) * 2)
+    joint = RowJoint(model, (y, 2), {}, dtype=torch.float64)
+    assert {len(some.index) for some in joint.passes} == {2 * runs}
+    assert torch.cat([some.index[some.weight > 0] for some in joint.passes]).sort()[0].tolist() == [*range(11)]
+    g, z = torch.randn(3, joint.structure.outer.size).double(), torch.randn(3, 11, 1).double()
+    whole = RowJoint(model, (y, 11), {}, dtype=torch.float64)
+    for some in joint.passes:
+        expected, found = whole(g, z), joint(g, z[:, some.index], some.index)
+        assert torch.allclose(found.outer, expected.outer)
+        for part, all_rows in ((found.prior, expected.prior), (found.rest, expected.rest)):
+            assert torch.allclose(part, all_rows[:, some.index])
+        for part, all_rows in zip(joint.prior_parts(g, some.index), whole.prior_parts(g), strict=True):
+            assert torch.allclose(part, all_rows[:, some.index])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])

@@ -30,49 +30,54 @@ class ManyRows:
         self.one_by_one = False
         self._calls: set[int] | None = None
 
-    def __call__(self, function: Callable[[Tensor], Any], rows: Tensor) -> Any:
-        """What a function of one row returns, tensors in a structure, at rows ``(B, D)``: with a dimension more."""
+    def __call__(self, function: Callable[..., Any], *rows: Tensor) -> Any:
+        """What a function of one row returns, tensors in a structure, at rows ``(B, ...)``: with a dimension more.
+
+        A row may be several tensors.
+        """
         if not self.one_by_one:
             try:
                 return rowwise(function, rows, self._calls)
             except (Untraceable, torch.linalg.LinAlgError):  # of a matrix at one row, which says nothing about vmap
                 raise
             except RuntimeError as error:
-                function(rows[0])  # a model that fails on one row by itself has its own error to show
+                function(
+                    *(part[0] for part in rows)
+                )  # a model that fails on one row by itself has its own error to show
                 if self._calls is None:  # it may fill memory in place
                     self._calls = set()
-                    return self(function, rows)
+                    return self(function, *rows)
                 self.one_by_one = True
                 warnings.warn(
                     "the model cannot be evaluated for many particles at once and runs one by one, which is "
                     f"slow: replace branches on values and .item() by torch.where. vmap said: {error}",
                     stacklevel=4,
                 )
-        return pytree.tree_map(lambda *parts: torch.stack(parts), *map(function, rows))
+        return pytree.tree_map(lambda *parts: torch.stack(parts), *map(function, *rows))
 
 
-def rowwise(function: Callable[[Tensor], Any], rows: Tensor, calls: set[int] | None) -> Any:
+def rowwise(function: Callable[..., Any], rows: tuple[Tensor, ...], calls: set[int] | None) -> Any:
     """A function at each of some rows, by vmap.
 
     Args:
         function: of one row, the same calls of torch at each.
-        rows: of shape ``(B, D)``.
+        rows: what it is called with, each of shape ``(B, ...)``, floating-point numbers first.
         calls: which calls of torch make memory for each row; found while it runs, and added. None looks for none.
 
     Raises:
         RuntimeError: if vmap cannot run it.
     """
     if calls is None:
-        return torch.func.vmap(function, randomness="same")(rows)
+        return torch.func.vmap(function, randomness="same")(*rows)
 
-    def apart(row: Tensor) -> Any:
-        with _OfItsOwn(row, calls):
-            return function(row)
+    def apart(*row: Tensor) -> Any:
+        with _OfItsOwn(row[0], calls):
+            return function(*row)
 
     for _ in range(TURNS):
         before = len(calls)
         try:
-            return torch.func.vmap(apart, randomness="same")(rows)
+            return torch.func.vmap(apart, randomness="same")(*rows)
         except RuntimeError:
             if len(calls) == before:
                 raise

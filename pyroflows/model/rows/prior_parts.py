@@ -13,8 +13,8 @@ from ..sites import innermost
 from .row_runs import RowRuns
 from .row_site import RowSite
 
-# Gives a function of globals ``(Dg,)`` and rows ``(R, d)`` at many of them.
-Many = Callable[[Callable[[Tensor, Tensor], tuple[Tensor, ...]], Tensor, Tensor], Any]
+# Gives a function of globals ``(Dg,)``, rows ``(R, d)`` and which these are at many of them.
+Many = Callable[[Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]], Tensor, Tensor, Tensor | None], Any]
 # Precision times mean ``(S, R, d)`` and precision ``(S, R, d, d)``.
 Parts = tuple[Tensor, Tensor]
 # Of which unconstrained numbers are Gaussian, with these as loc and scale.
@@ -42,7 +42,7 @@ def known(runs: RowRuns, many: Many, names: set[str], index: Tensor | None) -> s
 def by_formula(runs: RowRuns, many: Many, names: set[str], g: Tensor, zero: Tensor, index: Tensor | None) -> Parts:
     """The parts of sites that are known, at globals ``(S, Dg)``, with zeros ``(S, R, d)``."""
 
-    def parts(g: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(g: Tensor, z: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
         nodes = runs.trace(g, z, index)[0].nodes
         pull, precision = z, torch.zeros((*z.shape, z.shape[-1]), dtype=z.dtype, device=z.device)
         for site in runs.structure.inner:
@@ -53,24 +53,24 @@ def by_formula(runs: RowRuns, many: Many, names: set[str], g: Tensor, zero: Tens
                 precision = precision + torch.nn.functional.pad(bend, (site.start, rest, site.start, rest))
         return pull, precision
 
-    pull, precision = many(parts, g, zero)
+    pull, precision = many(parts, g, zero, index)
     return pull, precision
 
 
 def by_curvature(runs: RowRuns, many: Many, names: set[str], g: Tensor, zero: Tensor, index: Tensor | None) -> Parts:
     """Those of sites whose density is quadratic, whatever it is called."""
 
-    def prior(g: Tensor, z: Tensor) -> tuple[Tensor]:
+    def prior(g: Tensor, z: Tensor, index: Tensor | None) -> tuple[Tensor]:
         return (sum(runs.by_site(g, z, index, names)[1].values(), z[:, 0] * 0),)
 
     graph = torch.is_grad_enabled()
     if is_batchedtensor(g):  # autograd cannot be called inside of vmap, but functorch, which takes long to import
-        slope, pull = torch.func.vjp(torch.func.grad(lambda z: many(prior, g, z)[0].sum()), zero)
+        slope, pull = torch.func.vjp(torch.func.grad(lambda z: many(prior, g, z, index)[0].sum()), zero)
         bends = [pull(one.expand(zero.shape))[0] for one in torch.eye(zero.shape[-1]).to(g)]
     else:
         with torch.enable_grad():
             zero = zero.requires_grad_()
-            (slope,) = torch.autograd.grad(many(prior, g, zero)[0].sum(), zero, create_graph=True)
+            (slope,) = torch.autograd.grad(many(prior, g, zero, index)[0].sum(), zero, create_graph=True)
             kept = {"create_graph": graph, "retain_graph": True, "materialize_grads": True}
             columns = slope.unbind(-1) if slope.requires_grad else ()
             bends = [torch.autograd.grad(column.sum(), zero, **kept)[0] for column in columns]

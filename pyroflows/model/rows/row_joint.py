@@ -1,6 +1,7 @@
 """The log joint of a model as terms of its globals and of each row of a plate."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +15,12 @@ from .prior_parts import by_curvature, by_formula, known
 from .reading import read
 from .row_runs import RowRuns
 from .structure import Structure
+
+# Numbers that a pass over rows computes, about, where a run of the model sees some.
+ROWS_AT_ONCE = 200_000
+
+# Of globals ``(Dg,)``, rows ``(R, d)``, and which these are.
+OfOne = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
 class Terms(NamedTuple):
@@ -104,11 +111,13 @@ class RowJoint:
         found = read(self.runs)
         #: Whether the rows of a subsampled plate can be chosen; not so where the caller passes data of some.
         self.follows = found.follows
-        #: How many numbers a run of the model computes, about.
-        self.numbers = found.numbers
         self._gaussian = found.gaussian
-        self._some = 0
+        self._some, self._runs_of_pass = 0, 1
         self._at_rows = ManyRows()
+        if self.structure.is_subsampled and self.follows:
+            self._runs_of_pass = self._at_once(found.numbers)
+        #: How many numbers a pass over rows computes, about.
+        self.numbers = found.numbers * self._runs_of_pass
         index = self.runs.first.nodes[self.structure.plate]["value"] if self.structure.is_subsampled else None
         self._known = known(self.runs, self._many, self._gaussian, index)
 
@@ -130,8 +139,8 @@ class RowJoint:
     @property
     def passes(self) -> list[Pass]:
         """Rows that together are all of them once, or, of :meth:`some`, some that stand for all."""
-        size, seen = self.structure.rows, self.structure.seen
-        if seen == size:
+        size, seen = self.structure.rows, self.structure.seen * self._runs_of_pass
+        if not self.structure.is_subsampled:
             return [Pass(None, 1.0)]
         found = []
         for first in range(0, size, seen):
@@ -146,7 +155,7 @@ class RowJoint:
     def some(self, rows: int) -> "RowJoint":
         """The same with passes over about so many rows, where a run sees fewer than there are."""
         made = copy.copy(self)
-        made._some = -(-rows // self.structure.seen)
+        made._some = -(-rows // (self.structure.seen * self._runs_of_pass))
         return made
 
     def at(self, args: tuple, kwargs: dict) -> "RowJoint":
@@ -164,7 +173,7 @@ class RowJoint:
             z: the rows' latents.
             index: which rows, ``(R,)``; None for all, or for those that the model chooses.
         """
-        return Terms(*self._many(partial(self._terms, index=index), g, z))
+        return Terms(*self._many(self._terms, g, z, index))
 
     def prior_parts(self, g: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The Gaussian part of the rows' prior at globals ``(S, Dg)``.
@@ -180,18 +189,41 @@ class RowJoint:
             return zero, zero[..., None].expand(*zero.shape, zero.shape[-1])
         return tuple(sum(part) for part in zip(*found, strict=True))
 
-    def _many(self, function: Callable[[Tensor, Tensor], Any], g: Tensor, z: Tensor) -> Any:
-        """A function of globals ``(Dg,)`` and rows ``(R, d)`` at many of them."""
-        if len(g) == 1:
-            with self.runs.settings():
-                return tuple(found[None] for found in function(g[0], z[0]))
-        packed, size = torch.cat([g, z.flatten(1)], -1), g.shape[-1]
+    def _many(self, function: OfOne, g: Tensor, z: Tensor, index: Tensor | None) -> Any:
+        """A function of globals ``(Dg,)``, rows ``(R, d)`` and which these are at many of them.
 
-        def one(row: Tensor) -> Any:
-            return function(row[:size], row[size:].view(z.shape[1:]))
-
+        Of more rows than a run of the model sees, so many runs are made at once.
+        """
+        count = 1 if index is None else max(len(index) // self.structure.seen, 1)
+        if count > 1:
+            z = z.unflatten(1, (count, -1)).flatten(0, 1)
+            g, index = g.repeat_interleave(count, 0), index.view(count, -1).repeat(len(g), 1)
         with self.runs.settings():
-            return self._at_rows(one, packed)
+            if len(g) == 1:
+                return tuple(found[None] for found in function(g[0], z[0], index))
+            if count == 1:
+                return self._at_rows(partial(_for, function, index), g, z)
+            found = self._at_rows(function, g, z, index)
+        return tuple(_folded(part, count) for part in found)
+
+    def _at_once(self, numbers: int) -> int:
+        """How many runs of so many numbers can be made at once, where two give what each gives by itself."""
+        seen = self.structure.seen
+        count = min(ROWS_AT_ONCE // numbers, self.structure.rows // seen)
+        if count < 2:
+            return 1
+        (g, z), index = self.start, torch.arange(2 * seen, device=self.start[0].device)
+        both, self._at_rows = z.repeat(2, 1)[None], ManyRows()
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("error")
+                together = self._many(self._terms, g[None], both, index)
+                apart = [self._many(self._terms, g[None], z[None], part) for part in index.split(seen)]
+        except (RuntimeError, TypeError, ValueError, IndexError, UserWarning):
+            self._at_rows = ManyRows()
+            return 1
+        expected = [torch.cat([one[k] for one in apart], -1) for k in (1, 2)]
+        return count if all(map(torch.allclose, together[1:], expected)) else 1
 
     def _terms(self, g: Tensor, z: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         outer, found = self.runs.by_site(g, z, index)
@@ -205,3 +237,12 @@ class RowJoint:
             else:
                 rest = rest + value
         return outer, prior, rest
+
+
+def _for(function: OfOne, index: Tensor | None, g: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    return function(g, z, index)
+
+
+def _folded(part: Tensor, count: int) -> Tensor:
+    """What runs gave ``(S count, ...)`` as that of their rows together, or, if it is not by row, of the first."""
+    return part[::count] if part.dim() == 1 else part.unflatten(0, (-1, count)).flatten(1, 2)

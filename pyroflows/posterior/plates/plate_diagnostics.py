@@ -19,8 +19,8 @@ MANY, QUIET, LOUD = 64, 0.2, 1.5
 ROW_CLOSE, NAMED = 0.3, 5
 # Numbers that the first and the second look compute, about.
 FIRST, NUMBERS = 3_000_000, 30_000_000
-# Draws of each row in the first look, and of the globals at least.
-FEW, LEAST = 4, 200
+# Draws of each row in the first look, and of the globals at least, then and in the first look.
+FEW, LEAST, FEWEST = 4, 200, 24
 REMEDY = "Try fit(..., guide=posterior.guide), which trains further, or plates=False for one flow over all latents."
 
 
@@ -115,7 +115,7 @@ def diagnose(guide: AutoPlateFlow, joint: RowJoint, count: int) -> tuple[PlateDi
         What is found, the weights that it was found from, and these smoothed and normalised.
     """
     cost = joint.numbers * len(joint.passes)
-    first = row_weights(guide, joint, max(min(count, FIRST // cost), LEAST // 4), FEW)
+    first = row_weights(guide, joint, max(min(count, FIRST // cost), FEWEST), FEW)
     if float(np.std(first.single)) < CLOSE:
         return _close(joint, first)
     if first.noise < QUIET and len(first.single) >= LEAST:
