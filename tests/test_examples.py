@@ -16,6 +16,7 @@ WRITES = {
     "density_moons": ["density_moons.png", "density_moons_layers.png"],
     "eight_schools": ["eight_schools.png", "eight_schools.nc"],
     "likelihood_free": ["likelihood_free.png"],
+    "million_groups": ["million_groups.png"],
     "plain_pyro": [],
     "radon": ["radon.png", "radon_structure.png"],
     "vae_flow_prior": ["vae_flow_prior.png"],
