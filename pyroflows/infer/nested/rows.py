@@ -70,6 +70,17 @@ def newton(rows: Rows, z: Tensor, steps: int = STEPS) -> Tensor:
     return z
 
 
+def negative(bend: Tensor) -> Tensor:
+    """Minus curvatures ``(R, d, d)``, with sizes in place of those that point up, positive definite."""
+    tiny = torch.finfo(bend.dtype).tiny ** 0.5
+    if bend.shape[-1] == 1:
+        return bend.abs().clamp_min(tiny)
+    values, vectors = torch.linalg.eigh((bend + bend.mT) / 2)
+    size = values.abs()
+    size = size.maximum(FLATTEST * size.amax(-1, keepdim=True)).clamp_min(tiny)
+    return (vectors * size[..., None, :]) @ vectors.mT
+
+
 def uphill(slope: Tensor, bend: Tensor) -> Tensor:
     """Newton's step ``(R, d)``, with the sizes of curvatures in place of those that point up."""
     if slope.shape[-1] == 1:

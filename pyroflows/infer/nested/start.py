@@ -1,4 +1,4 @@
-"""Where to start with globals and rows: the mode of the Laplace marginal, and its curvature there."""
+"""Where to start with globals and rows: the mode of the marginal of the globals, and its curvature there."""
 
 from functools import partial
 from typing import NamedTuple
@@ -8,12 +8,15 @@ from torch import Tensor
 
 from ...model.rows import RowJoint
 from ..starts.gaussian import Gaussian
-from .climb import GAIN, Level, climb, root_at
+from .climb import GAIN, Density, Level, climb, root_at
 from .marginal import laplace_marginal
+from .quadrature import Rule, quadrature_marginal
 from .scales import scales_start
 
 # Where a run sees some rows only, so many show where to start, and so many steps on all of them follow.
 ROUGH, REFINEMENTS = 4096, 6
+# How far, in standard deviations, the mode of the globals is to move for rows to be integrated by more than one node.
+MOVED = 0.02
 
 
 class Start(NamedTuple):
@@ -35,7 +38,8 @@ def nested_laplace(joint: RowJoint, spread: Tensor) -> Start:
     """Climbs the Laplace marginal by BFGS, with the rows' modes carried along, and takes differences of gradients.
 
     It is never the joint mode of all latents, which for centred hierarchies is at a scale of zero. Where globals are a
-    hierarchy themselves, it is the mode of their scales.
+    hierarchy themselves, it is the mode of their scales. Rows of up to three latents that are not Gaussian are then
+    integrated out by quadrature.
 
     Args:
         joint: the model.
@@ -51,18 +55,36 @@ def nested_laplace(joint: RowJoint, spread: Tensor) -> Start:
         return Start(*scales_start(joint, g, at.carried, metric))
     root = root_at(density, g, at.carried, metric)
     if len(some.passes) < len(joint.passes):
-        g, at = _refined(joint, g, at.carried, root @ root.mT)
+        g, at = _refined(partial(laplace_marginal, joint), g, at.carried, root @ root.mT)
+    return _by_nodes(joint, some, Start(Gaussian(g, root), at.carried, float(at.value)))
+
+
+def _by_nodes(joint: RowJoint, some: RowJoint, start: Start) -> Start:
+    """The start by quadrature of rows, where that moves the mode: rows of many latents stay as they are."""
+    rule = Rule.of(joint.structure.width, start.z, less=1)
+    if rule is None:
+        return start
+    g, root, z = start.outer.loc, start.outer.scale_tril, start.z
+    density = partial(quadrature_marginal, rule, joint)
+    at = density(g, z)
+    if not (root.mT @ at.grad).norm() > MOVED:
+        return start
+    g, at = _refined(density, g, z, root @ root.mT, at)
+    root = root_at(partial(quadrature_marginal, rule, some), g, at.carried, root @ root.mT)
+    g, at = _refined(density, g, at.carried, root @ root.mT, at)
     return Start(Gaussian(g, root), at.carried, float(at.value))
 
 
-def _refined(joint: RowJoint, g: Tensor, z: Tensor, covariance: Tensor) -> tuple[Tensor, Level]:
-    """Steps on all rows from the mode of some, whose curvature is about that of all."""
-    at = laplace_marginal(joint, g, z)
+def _refined(
+    density: Density, g: Tensor, z: Tensor, covariance: Tensor, at: Level | None = None
+) -> tuple[Tensor, Level]:
+    """Steps uphill from about the mode, by a covariance that is about that of the density."""
+    at = at or density(g, z)
     for _ in range(REFINEMENTS):
         step = covariance @ at.grad
         if step @ at.grad < GAIN:
             break
-        there = laplace_marginal(joint, g + step, at.carried)
+        there = density(g + step, at.carried)
         if not there.value > at.value:
             break
         g, at = g + step, there
