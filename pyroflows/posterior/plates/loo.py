@@ -10,7 +10,7 @@ from ...guides import AutoPlateFlow
 from ...model.rows import RowJoint
 from ..importance_diagnostics import CLOSE
 from ..psis import KHAT_LIMIT, psis
-from .row_weights import Spread, row_levels
+from .row_weights import Each, Spread, row_levels
 
 # Rows with the largest k-hats that are named.
 NAMED = 5
@@ -71,7 +71,7 @@ class Loo:
 
 
 @torch.no_grad()
-def leave_rows_out(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int) -> Loo:
+def leave_rows_out(guide: AutoPlateFlow, joint: RowJoint, count: int, each: Each) -> Loo:
     """Weighs draws of the globals by all rows but one, for each row.
 
     ``p(g | all but row j)`` is proportional to ``p(g | all) / p(y_j | g)``, and a row's density is averaged over draws
@@ -81,7 +81,7 @@ def leave_rows_out(guide: AutoPlateFlow, joint: RowJoint, count: int, each: int)
         guide: proposes the draws.
         joint: the model.
         count: how many draws of the globals.
-        each: how many of each row for every one of these, four or more, an even number.
+        each: how many of each row for every one of these, four or more, an even number; or a rule.
 
     References:
         Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC. Vehtari, Gelman, Gabry, 2017.

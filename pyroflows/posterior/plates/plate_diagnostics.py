@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...guides import AutoPlateFlow
+from ...infer.nested.quadrature import Rule
 from ...model.rows import RowJoint
 from ..importance_diagnostics import CLOSE, DIGITS, Diagnostics
 from ..importance_diagnostics import REMEDY as FOR_ONE_FLOW
 from ..psis import mean_error
-from .row_weights import RowWeights, row_weights
+from .row_weights import Each, RowWeights, row_weights, size_of, sound_rule
 
 # Draws of each row for one of the globals, the noise of their averages that is small, and that which is hopeless.
 MANY, QUIET, LOUD = 64, 0.2, 1.5
@@ -32,7 +33,8 @@ class PlateDiagnostics(Diagnostics):
     ``each`` draws; with one draw of each row, of all latents together.
 
     Args:
-        each: draws of each row for one of the globals.
+        each: draws of each row for one of the globals, or nodes of its quadrature.
+        by_nodes: whether rows are integrated out by quadrature.
         noise: what averaging so few adds to the variance of the log weights.
         rows: how many rows there are.
         row_spread: the median over rows of the standard deviation of a row's own log weights.
@@ -40,6 +42,7 @@ class PlateDiagnostics(Diagnostics):
     """
 
     each: int = 1
+    by_nodes: bool = False
     noise: float = 0.0
     rows: int = 0
     row_spread: float = 0.0
@@ -104,8 +107,9 @@ class PlateDiagnostics(Diagnostics):
         )
 
     def __str__(self) -> str:
-        averaged = f", each row averaged over {self.each} draws" if self.each > 1 else ""
-        return super().__str__() + averaged
+        if self.by_nodes:
+            return f"{super().__str__()}, each row integrated by {self.each} nodes"
+        return super().__str__() + (f", each row averaged over {self.each} draws" if self.each > 1 else "")
 
 
 def diagnose(guide: AutoPlateFlow, joint: RowJoint, count: int) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
@@ -117,40 +121,60 @@ def diagnose(guide: AutoPlateFlow, joint: RowJoint, count: int) -> tuple[PlateDi
     cost = joint.numbers * len(joint.passes)
     first = row_weights(guide, joint, max(min(count, FIRST // cost), FEWEST), FEW)
     if float(np.std(first.single)) < CLOSE:
-        return _close(joint, first)
+        return _close(joint, first, first.single)
     if first.noise < QUIET and len(first.single) >= LEAST:
         return _found(joint, first, first.single)
+    each = _enough(guide, joint, first)
+    if isinstance(each, Rule):
+        few = row_weights(guide, joint, 2 * FEWEST, each)
+        if float(np.std(few.log_weights)) < CLOSE and float(few.spread.max()) < ROW_CLOSE:
+            return _close(joint, few, few.log_weights, each=few.each, by_nodes=True, **_bound(first.single))
+    count = max(min(count, NUMBERS // (size_of(each) * cost)), LEAST)
+    found, *rest = _found(joint, row_weights(guide, joint, count, each), first.single)
+    return replace(found, by_nodes=isinstance(each, Rule)), *rest
+
+
+def _enough(guide: AutoPlateFlow, joint: RowJoint, first: RowWeights) -> Each:
+    """As many draws of each row as leave little noise in their averages, or a rule where that needs no more nodes."""
     each = FEW
     while each < MANY and first.noise * FEW / each > QUIET:
         each *= 2
-    if first.noise * FEW / each > LOUD:
-        each = 2 * FEW  # which no more draws would make usable: enough to say which rows are off
-    count = max(min(count, NUMBERS // (each * cost)), LEAST)
-    return _found(joint, row_weights(guide, joint, count, each), first.single)
+    least = size_of(Rule.of(joint.structure.width, guide.loc) or MANY + 1)
+    rule = sound_rule(guide, joint) if each >= min(least, MANY) else None
+    if rule is None and first.noise * FEW / each > LOUD:
+        return 2 * FEW  # which no more draws would make usable: enough to say which rows are off
+    return each if rule is None else rule
 
 
-def _close(joint: RowJoint, weights: RowWeights) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
-    """What there is to say where the log weights of all latents hardly spread, whatever their k-hat."""
-    values, count = weights.single, len(weights.single)
+def _close(
+    joint: RowJoint, weights: RowWeights, values: NDArray, **more: float
+) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
+    """What there is to say where log weights hardly spread, whatever their k-hat."""
+    count = len(values)
     level, sd = float(np.logaddexp.reduce(values)), float(np.std(values))
     shares = np.exp(values - level)
     error = mean_error(values, values - level, -np.inf)
     evidence = level - float(np.log(count))
-    found = PlateDiagnostics(
-        khat=np.nan,
-        log_weight_sd=sd,
-        efficiency=float(1 / np.sum(shares**2) / count),
-        elbo=float(np.mean(values)),
-        elbo_error=sd / count**0.5,
-        log_evidence=evidence,
-        log_evidence_error=max(error, DIGITS * (100 + abs(evidence))),
-        draws=count,
-        rows=joint.structure.rows,
-        row_spread=float(weights.spread.median()),
-        worst=_worst(weights),
-        plate=joint.structure.plate,
-    )
-    return found, weights, shares
+    seen = {
+        "khat": np.nan,
+        "log_weight_sd": sd,
+        "efficiency": float(1 / np.sum(shares**2) / count),
+        "elbo": float(np.mean(values)),
+        "elbo_error": sd / count**0.5,
+        "log_evidence": evidence,
+        "log_evidence_error": max(error, DIGITS * (100 + abs(evidence))),
+        "draws": count,
+        "rows": joint.structure.rows,
+        "row_spread": float(weights.spread.median()),
+        "worst": _worst(weights),
+        "plate": joint.structure.plate,
+    }
+    return PlateDiagnostics(**(seen | more)), weights, shares
+
+
+def _bound(single: NDArray) -> dict[str, float]:
+    """The ELBO, which is that of single draws of all latents."""
+    return {"elbo": float(np.mean(single)), "elbo_error": float(np.std(single)) / len(single) ** 0.5}
 
 
 def _worst(weights: RowWeights) -> dict[int, float]:
@@ -161,8 +185,7 @@ def _worst(weights: RowWeights) -> dict[int, float]:
 def _found(joint: RowJoint, weights: RowWeights, single: NDArray) -> tuple[PlateDiagnostics, RowWeights, NDArray]:
     found, smoothed = Diagnostics.of(weights.log_weights)
     own = {part.name: getattr(found, part.name) for part in fields(found)}
-    # The bound is that of single draws of all latents.
-    own |= {"elbo": float(np.mean(single)), "elbo_error": float(np.std(single)) / len(single) ** 0.5}
+    own |= _bound(single)
     spread = weights.spread
     mine = {"each": weights.each, "noise": weights.noise, "rows": len(spread), "row_spread": float(spread.median())}
     return PlateDiagnostics(**own, **mine, worst=_worst(weights), plate=joint.structure.plate), weights, smoothed

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...arguments import check_counts
 from ...infer import Gaussian
+from ...infer.nested.quadrature import Rule
 from ...model.rows import RowJoint
 from ...seeds import seeded
 from ..importance_diagnostics import Diagnostics
@@ -21,7 +22,7 @@ from .new_rows import NewRows, log_mean
 from .plate_diagnostics import FEW, PlateDiagnostics, diagnose
 from .plate_draws import NUMBERS, PlateDraws, check_size
 from .row_draws import picked
-from .row_weights import RowWeights, row_levels
+from .row_weights import Each, RowWeights, row_levels
 
 # Numbers of rows that a table goes through, about, with at least so many draws of the globals.
 PASSED, LEAST = 3_000_000, 50
@@ -76,7 +77,7 @@ class PlateWeighed(PlateDraws):
     def _left_out(self) -> Loo:
         count = min(self._count(self.joint), max(NUMBERS // self.structure.rows, LEAST))
         with seeded(self.seed, self.guide.loc.device):
-            return leave_rows_out(self.guide, self.joint, count, max(self.diagnostics.each, FEW))
+            return leave_rows_out(self.guide, self.joint, count, self._inner)
 
     def loo(self) -> Loo:
         """Leave-one-row-out: the log predictive density of each row's data given those of all other rows.
@@ -149,7 +150,7 @@ class PlateWeighed(PlateDraws):
     def _levels(self, new: NewRows) -> Iterator[tuple[Tensor, Tensor]]:
         """In parts, log weights ``(S,)`` of draws of the globals, and what new rows say at these, ``(S, rows)``."""
         _, weighed, smoothed = self._judged
-        count, each = self._count(new.joint), max(self.diagnostics.each, FEW)
+        count, each = self._count(new.joint), self._inner
         log_w = torch.as_tensor(smoothed).to(weighed.g)[:count].log().log_softmax(0)
         for _, level in row_levels(self.guide, new.joint, weighed.g[:count], each, form=new.form):
             own, log_w = log_w[: len(level)], log_w[len(level) :]
@@ -159,6 +160,12 @@ class PlateWeighed(PlateDraws):
         """Draws of the globals for the densities of rows, each averaged."""
         cost = max(self.diagnostics.each, FEW) * joint.numbers * len(joint.passes)
         return min(self.num_draws, max(plate_diagnostics.NUMBERS // cost, plate_diagnostics.LEAST))
+
+    @property
+    def _inner(self) -> Each:
+        """How a row is averaged for one of the globals."""
+        rule = Rule.of(self.structure.width, self.guide.loc) if self.diagnostics.by_nodes else None
+        return rule or max(self.diagnostics.each, FEW)
 
     @property
     def _each(self) -> int:
