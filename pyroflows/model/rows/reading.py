@@ -39,7 +39,7 @@ def read(runs: RowRuns) -> Reading:
     Raises:
         ValueError: if rows are not independent given the globals.
     """
-    structure = runs.structure
+    structure, plate = runs.structure, runs.structure.plate
     g, z = structure.outer.start, structure.start
     index = runs.first.nodes[structure.plate]["value"] if structure.is_subsampled else None
     with seeded(seed_of("independence of rows"), g.device), runs.settings():
@@ -52,7 +52,8 @@ def read(runs: RowRuns) -> Reading:
         _check_outer(runs, points, index)
         follows = not structure.is_subsampled or _is_followed(runs, points[0], index)
         with torch.no_grad():
-            numbers = sum(value.numel() for value in runs.values(None, index, g, z).values())
+            nodes = runs.trace(g, z, index)[0].nodes.values()
+            numbers = sum(node["value"].numel() for node in nodes if node["type"] == "sample" and node["name"] != plate)
         rows = {site.name for site in structure.inner}
         return Reading({name for name in rows if _is_quadratic(runs, name, points, index)}, follows, numbers)
 

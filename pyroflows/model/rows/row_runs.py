@@ -130,9 +130,3 @@ class RowRuns:
         """The log densities of each datum of sites outside of the rows' plate, as vectors by name."""
         nodes = self.trace(g, z, index)[0].nodes
         return {name: elements(nodes[name]).flatten() for name in names}
-
-    def values(self, names: list[str] | None, index: Tensor | None, g: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """The log densities of sites, None for all, as vectors by name."""
-        trace, *_ = self.trace(g, z, index)
-        trace.compute_log_prob(lambda name, _: names is None or name in names)
-        return {name: node["log_prob"].flatten() for name, node in trace.nodes.items() if "log_prob" in node}
