@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 LOG_2PI = math.log(2 * math.pi)
+# Of each group of the binomial model.
+TRIALS = 10
 # Means and standard deviations of a site, both of the site's shape.
 Moments = dict[str, tuple[NDArray, NDArray]]
 
@@ -58,6 +60,21 @@ def hierarchical_normal_data(groups: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     theta = 1 + 0.7 * torch.randn(groups, generator=generator)
     return {"y": theta[:, None] + torch.randn(groups, 5, generator=generator)}
+
+
+def binomial_normal(y: Tensor, subsample_size: int | None = None) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    tau = pyro.sample("tau", dist.HalfNormal(1.0))
+    with pyro.plate("group", len(y), subsample_size=subsample_size) as rows:
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Binomial(TRIALS, logits=theta), obs=y[rows])
+
+
+def binomial_normal_data(groups: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    theta = -0.5 + 0.8 * torch.randn(groups, generator=generator)
+    tries = torch.rand(groups, TRIALS, generator=generator)
+    return {"y": (tries < theta.sigmoid()[:, None]).sum(-1).float()}
 
 
 def radon(county: Tensor, floor: Tensor, y: Tensor) -> None:
@@ -194,9 +211,9 @@ def _marginal(g: Tensor, rows: int, size: int, middle: Tensor, between: Tensor, 
     return prior + of_means + inside
 
 
-def _laplace(density: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _laplace(density: Callable[[Tensor], Tensor], size: int = 3) -> tuple[Tensor, Tensor]:
     """The mode and a Cholesky factor of the covariance there."""
-    g = torch.zeros(1, 3, dtype=torch.float64)
+    g = torch.zeros(1, size, dtype=torch.float64)
     for _ in range(200):
         gradient, hessian = _derivatives(density, g)
         curvature, axes = torch.linalg.eigh(-hessian)
@@ -243,6 +260,38 @@ def _rows(w: Tensor, base: Tensor, share: Tensor, variance: Tensor, means: Tenso
     return (b + c * means).numpy(), total.sqrt().numpy()
 
 
+def exact_binomial(data: dict[str, Tensor], draws: int = 4000) -> tuple[Moments, float]:
+    """The same of binomial rows: what a row says hangs on its count alone, and is integrated on a fine grid."""
+    y = data["y"].double()
+    noise, counts = torch.linspace(-9, 9, 601).double(), torch.arange(TRIALS + 1).double()
+    number = torch.bincount(y.long(), minlength=TRIALS + 1).double()
+
+    def effects(g: Tensor) -> Tensor:
+        return g[:, :1] + g[:, 1:].exp() * noise
+
+    def by_count(g: Tensor) -> Tensor:
+        """Log densities of counts and effects, ``(S, grid, counts)``."""
+        chances = dist.Binomial(TRIALS, logits=effects(g)[..., None], validate_args=False).log_prob(counts)
+        return chances - 0.5 * noise.square()[:, None] - 0.5 * LOG_2PI + math.log(18 / 600)
+
+    def density(g: Tensor) -> Tensor:
+        mu, log_tau = g.unbind(-1)
+        prior = -0.5 * (mu / 2).square() - math.log(2) - LOG_2PI + math.log(2) - 0.5 * log_tau.exp().square() + log_tau
+        return prior + by_count(g).logsumexp(1) @ number
+
+    g, log_w = _weighed(lambda g: torch.cat([density(part) for part in g.split(500)]), _laplace(density, 2), draws)
+    w = torch.softmax(log_w, 0)
+    found = {"mu": _moments(w, g[:, 0]), "tau": _moments(w, g[:, 1].exp())}
+    first, second = torch.zeros(2, TRIALS + 1).double()
+    for part, share in zip(g.split(500), w.split(500), strict=True):
+        inside, effect = by_count(part).softmax(1), effects(part)[..., None]
+        first += share @ (inside * effect).sum(1)
+        second += share @ (inside * effect.square()).sum(1)
+    row = y.long()
+    found["theta"] = first[row].numpy(), (second - first.square()).sqrt()[row].numpy()
+    return found, float(log_w.logsumexp(0)) - math.log(draws)
+
+
 def _normal(label: str, groups: int, **rest: object) -> Case:
     return Case(
         label,
@@ -263,6 +312,25 @@ CASES = {
     "normal20000": _normal(
         "hierarchical normal, J = 20,000, 500 at a time", 20_000, nuts=False, options={"subsample_size": 500}
     ),
+    "normal1000000": _normal("hierarchical normal, J = 1,000,000", 1_000_000, nuts=False),
+    "normal1000000by500": _normal(
+        "hierarchical normal, J = 1,000,000, 500 at a time", 1_000_000, nuts=False, options={"subsample_size": 500}
+    ),
+    "normal100000by500": _normal(
+        "hierarchical normal, J = 100,000, 500 at a time", 100_000, nuts=False, options={"subsample_size": 500}
+    ),
+    **{
+        f"binomial{groups}": Case(
+            f"binomial, normal effects, J = {groups:,}",
+            "binomial",
+            binomial_normal,
+            partial(binomial_normal_data, groups),
+            ("theta",),
+            exact_binomial,
+            nuts=False,
+        )
+        for groups in (500, 5000, 50_000)
+    },
     "radon": Case("radon, intercept and slope, 85 counties", "radon", radon, radon_data, ("a", "b")),
     "slopes30": Case("varying slopes, LKJ, J = 30", "slopes", varying_slopes, lambda: varying_slopes_data(30), ("z",)),
     "slopes500": Case(
