@@ -34,7 +34,7 @@ NUMBERS, MOST, FEWEST = 65_000, 32, 8
 RATES = 1e-2, 3e-3
 # A row's other mode of a larger share of its mass is missed.
 MISSED = 0.05
-# A round that raised the ELBO by less, in nats, is the last one.
+# A round, or a match of moments, that raised the ELBO by less, in nats, is the last one.
 ENOUGH = 0.05
 # Steps between two looks at the checkpoint, and draws that judge a fit.
 LOOK, DRAWS = 100, 4000
@@ -164,7 +164,9 @@ class PlateFit:
             if not _is_better(now, best):
                 self.guide.load_state_dict(before)
                 break
-            best = now
+            gained, best = now.diagnostics.elbo - best.diagnostics.elbo, now
+            if gained < ENOUGH:
+                break
         return best
 
     def _train(self, best: PlatePosterior, listener: Listener, saved: Checkpoint, bar: tqdm) -> PlatePosterior:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ STEPS, GAIN, CUTS = 60, 1e-7, 12
 STALE = 0.5
 # Differences: of the field's gradient, and of hyperparameters, in rough spreads.
 NEAR, APART = 1e-4, 1e-2
+# How far about a point curvatures are looked at, in rough spreads, and what is zero, relative to those of a dimension.
+NUDGE, ZERO = 0.1, 1e-7
 
 Density = Callable[[Tensor], Tensor]
 
@@ -35,6 +38,52 @@ class Peak(NamedTuple):
     root: Tensor
 
 
+class Columns(NamedTuple):
+    """Columns of a symmetric matrix in groups of which no two have a number in the same row.
+
+    As of a series whose steps depend on the one before: three gradients then give all its curvatures.
+
+    Args:
+        group: of each column, ``(T,)``.
+        filled: which numbers may differ from zero, ``(T, T)``; None for all.
+        count: how many groups there are.
+
+    References:
+        What Color Is Your Jacobian? Gebremedhin, Manne, Pothen, 2005. https://doi.org/10.1137/S0036144504444711
+    """
+
+    group: Tensor
+    filled: Tensor | None
+    count: int
+
+    @classmethod
+    def dense(cls, size: int, device: torch.device) -> "Columns":
+        """Each column by itself."""
+        return cls(torch.arange(size, device=device), None, size)
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> "Columns":
+        """The groups of a matrix ``(T, T)`` of sizes, each column in the first one where it fits."""
+        size = len(matrix)
+        unit = matrix.diagonal().abs().clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
+        filled = matrix > ZERO * unit[:, None] * unit
+        filled |= filled.mT | torch.eye(size, dtype=torch.bool, device=matrix.device)
+        near = (filled.float() @ filled.float() > 0).cpu().numpy()
+        group = np.full(size, -1)
+        for column in range(size):
+            taken = set(group[near[column]].tolist())
+            group[column] = next(k for k in range(size) if k not in taken)
+        count = int(group.max()) + 1
+        if 2 * count > size:
+            return cls.dense(size, matrix.device)
+        return cls(torch.as_tensor(group, device=matrix.device), filled, count)
+
+    def apart(self, sums: Tensor) -> Tensor:
+        """The columns ``(T, T)``, given sums over those of each group, ``(count, T)``."""
+        columns = sums[self.group].mT
+        return columns if self.filled is None else columns * self.filled
+
+
 class Field:
     """A log density of hyperparameters and a field, with the field integrated out by a Gaussian at its mode.
 
@@ -48,6 +97,7 @@ class Field:
     def __init__(self, density: Density, few: Tensor, size: int, spread: Tensor) -> None:
         self.density, self.few, self.spread = density, few, spread
         self.many = torch.tensor([k for k in range(size) if k not in set(few.tolist())], device=few.device)
+        self._columns = Columns.dense(len(self.many), few.device)
 
     def __call__(self, g: Tensor, carried: Peak) -> Level:
         """The Laplace marginal at hyperparameters ``(G,)``, its gradient, and the peak there."""
@@ -72,14 +122,24 @@ class Field:
             (slope,) = torch.autograd.grad(value.sum(), at)
         return value.detach(), slope
 
-    def _root(self, z: Tensor) -> Tensor:
-        """The lower root of minus the field's curvature at ``(D,)``, by differences of gradients."""
-        by = NEAR * self.spread[self.many]
-        away = torch.zeros(len(by), len(z), dtype=z.dtype, device=z.device)
-        away[torch.arange(len(by)), self.many] = by
+    def learn_columns(self, z: Tensor) -> None:
+        """Finds out which of the field's curvatures are zero wherever it is, off ``(D,)`` and two points about it."""
+        self._columns = Columns.dense(len(self.many), z.device)
+        points = (z + NUDGE * sign * self.spread * torch.arange(1.0, len(z) + 1).to(z).sin() for sign in (1.0, -1.0))
+        self._columns = Columns.of(sum(self._bend(point).abs() for point in points))
+
+    def _bend(self, z: Tensor) -> Tensor:
+        """Minus the field's curvature at ``(D,)``, by differences of gradients."""
+        by, columns = NEAR * self.spread[self.many], self._columns
+        away = torch.zeros(columns.count, len(z), dtype=z.dtype, device=z.device)
+        away[columns.group, self.many] = by
         ends = self.slopes(torch.cat([z - away, z + away]))[:, self.many]
-        bend = (ends[: len(by)] - ends[len(by) :]) / (2 * by[:, None])
-        bend = (bend + bend.mT) / 2
+        bend = columns.apart(ends[: columns.count] - ends[columns.count :]) / (2 * by)
+        return (bend + bend.mT) / 2
+
+    def _root(self, z: Tensor) -> Tensor:
+        """The lower root of minus the field's curvature at ``(D,)``."""
+        bend = self._bend(z)
         root, failed = torch.linalg.cholesky_ex(bend)
         if not failed:
             return root
@@ -125,6 +185,7 @@ def nested_field(density: Density, few: Tensor, start: Tensor, spread: Tensor) -
         spread: rough scales of all latents, ``(D,)``.
     """
     field = Field(density, few, len(start), spread)
+    field.learn_columns(start)
     first = Peak(start, start.new_zeros(()), start, torch.diag_embed(1 / spread[field.many]))
     g, at, metric = climb(field, start[few], field.peak(start[few], first), spread[few].square().diag())
     root = root_at(field, g, at.carried, metric)
