@@ -48,8 +48,6 @@ def test_parameters_and_closed_tensors_stay_live() -> None:
         weight.mul_(3)
         data.add_(1)
     same(graph, function, [weight])
-    (loss, _), (expected, _) = graph.replay([torch.zeros(3)], []), (torch.tensor(0.0), None)
-    assert loss == expected
 
 
 def test_given_parameters_and_aux() -> None:
@@ -128,7 +126,7 @@ def double() -> Iterator[None]:
 def test_numbers_made_inside_keep_their_precision() -> None:
     matrix = torch.ones(2, 2, dtype=torch.float64)
     with double():
-        graph = capture(lambda: (matrix @ torch.eye(2) + torch.zeros(2)).sum(), verify=False)
+        graph = capture(lambda: (matrix @ torch.eye(2) + torch.zeros(2)).sum())
     assert graph()[0].dtype == torch.float64
 
 

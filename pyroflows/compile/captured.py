@@ -24,7 +24,6 @@ def capture(
     parameters: Sequence[Tensor] | None = None,
     has_aux: bool = False,
     grad: bool = True,
-    verify: bool = True,
     roots: Sequence[object] | None = None,
 ) -> Graph:
     """Traces a function of tensors, together with its gradients, to one graph without Python.
@@ -41,7 +40,6 @@ def capture(
         parameters: leaves to differentiate by; None finds all that the function uses.
         has_aux: the function returns ``(loss, aux)``.
         grad: also trace the gradients.
-        verify: run the function once more and compare it with a replay from the same seed.
         roots: what the function reads, where that is not to be found from the function, see
             :class:`~pyroflows.compile.changes.Watch`.
 
@@ -69,8 +67,7 @@ def capture(
                 raise Untraceable(
                     f"{what} changes whenever the function runs: pass it as a tensor argument, and draw with torch"
                 )
-            if verify:
-                _verify(graph, inputs)
+            _verify(graph, inputs)
         except Untraceable:
             raise
         except Exception as error:

@@ -58,19 +58,15 @@ class Graph:
 
         Gradients are by each parameter, then by each input that required them when traced.
         """
-        return self.replay(self.parameters, inputs)
-
-    def loss(self, *inputs: Tensor) -> Tensor:
-        """The loss as a tensor that is differentiable once, by parameters and inputs."""
-        return _Loss.apply(self, len(inputs), *inputs, *self.parameters)
-
-    def replay(self, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor | None]]:
-        """The same with other tensors in the place of the parameters."""
-        found = self.run(*parameters, *self.closed, *inputs)
+        found = self.run(*self.parameters, *self.closed, *inputs)
         count = self.spec.num_leaves
         gradients = iter(found[count:])
         value = pytree.tree_unflatten(list(found[:count]), self.spec)
         return value, [next(gradients) if used else None for used in self.used]
+
+    def loss(self, *inputs: Tensor) -> Tensor:
+        """The loss as a tensor that is differentiable once, by parameters and inputs."""
+        return _Loss.apply(self, len(inputs), *inputs, *self.parameters)
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """The graph itself, a function of all that it reads; what is None above is left out."""

@@ -1,5 +1,6 @@
 """What lies in functions and is named in the user's code: through closures, globals, attributes, lists and dicts."""
 
+import builtins
 import gc
 import os
 import random
@@ -22,8 +23,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from .errors import Untraceable
-from .users import OURS, codes_of, is_users
 
+OURS = __name__.partition(".")[0]
+# These packages and the standard library read nothing that changes.
+KNOWN = {"torch", "pyro", "numpy", OURS, *sys.stdlib_module_names}
 PLAIN = (int, float, complex, str, bytes, type(None), Enum, np.generic, Decimal, Fraction)
 COMPARED = (*PLAIN, Tensor, nn.Module, FunctionType, BuiltinFunctionType, type, CodeType)
 # Of the standard library, what holds other things in attributes of its own.
@@ -122,6 +125,8 @@ class Reach:
             yield from self._note(name, self._named(vars(function)), vars(function).get)
             known = function.__globals__
             yield from self._note("the globals", known if "globals" in self.names else self._named(known), known.get)
+            known = {name: value for name, value in vars(builtins).items() if isinstance(value, PLAIN)}
+            yield from self._note("builtins", self._named(known), vars(builtins).get)
             yield from self._note("sys.modules", filter(is_users, self._named(sys.modules)), sys.modules.get)
 
     def _in_class(self, kind: type) -> Iterator[tuple[object, str]]:
@@ -184,7 +189,24 @@ def _state(thing: Any, count: int) -> object:
     if isinstance(thing, MANIFOLD):
         rest = islice(thing.values() if isinstance(thing, dict) else thing, LONG, min(count, BYTES))
         return [part for part in rest if isinstance(part, PLAIN)]
+    if isinstance(thing, set):
+        return sorted(repr(part) for part in thing if isinstance(part, PLAIN))
     with suppress(Exception):  # most have no memory to look at
         view = memoryview(thing if not hasattr(thing, "__array__") or isinstance(thing, Tensor) else np.asarray(thing))
         return crc32(view) if view.nbytes <= BYTES else None
     return None
+
+
+def is_users(module: str | None) -> bool:
+    """Whether it is a module that a user may be working on: none of those above, and none that was installed."""
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    known = (module or "").partition(".")[0] in KNOWN
+    return not known and "site-packages" not in file and "dist-packages" not in file
+
+
+def codes_of(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions within."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes_of(constant)
