@@ -11,7 +11,7 @@ QUICK := $(QUICK:%=tests/test_%.py)
 QUICK += tests/test_fit.py::test_a_normal_mean tests/test_svi.py::test_what_changes_between_steps
 
 # What test-torch runs: tracing, compiling, steps, written gradients, fits, and the laws.
-INNER := audit compiled_elbo compiler elbo_changes elbo_draws fit fused graph laws outline replay solve spline_gradient
+INNER := audit compiled_elbo compiler elbo_changes elbo_draws fit fused graph laws replay solve spline_gradient
 INNER += svi torch_compile traced_loss trainer written
 INNER := $(INNER:%=tests/test_%.py)
 

@@ -1,17 +1,21 @@
 """Files that are whole or not there: written beside, synced, renamed, and with a checksum at their end."""
 
+import glob
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+# A part-file that has not grown for so many seconds has no writer any more: it was killed.
+STALE = 600.0
 # What follows the bytes of torch.save, which torch.load passes over: so many bytes, the last 64 of them the digest.
 MARK, DIGEST = b"pyroflows sha256 ", 64
 TRAILER = len(MARK) + DIGEST
@@ -23,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of an old one when all of it is on the disk, and leaves that alone otherwise.
 
     Each writer has a part-file of its own, so that of two at once one comes last, and none is mixed with the other. A
-    link is followed.
+    writer that was killed leaves its own, which the next one removes once it is ten minutes old. A link is followed.
 
     Args:
         path: where the file goes.
@@ -35,6 +39,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise ValueError(f"expected the path of a file, got {str(path)!r}, which is something else: name a file in it")
+    _clear(path)
     part = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
@@ -48,6 +53,13 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _clear(path: Path) -> None:
+    for left in path.parent.glob(f"{glob.escape(path.name[:200])}.????????.part"):
+        with suppress(OSError):  # another writer was first
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

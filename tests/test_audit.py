@@ -264,24 +264,40 @@ def test_an_audit_runs_the_function_once() -> None:
 
 def counting(place: str) -> Callable[[], float]:
     """What counts its own runs, where comparing values at each step does not look."""
-    queue, long, slots = deque([0.0]), [0.0] * 200, Slots(0.0)
+    long, array, held = [0.0] * 200, np.zeros(2), SimpleNamespace(config=Frozen(0.0), spare=0.0)
 
-    def in_a_deque() -> float:
-        queue[0] += 1.0
-        return 1.0
+    @cache
+    def kept() -> list[float]:
+        return [0.0]
 
-    def far_down_a_list() -> float:
-        long[150] += 1.0
-        return 1.0
+    kept()
 
-    def in_slots() -> float:
-        slots.rate += 1.0
-        return 1.0
+    def replaced() -> None:
+        held.config = Frozen(held.config.rate + 1)
 
-    return {"deque": in_a_deque, "list": far_down_a_list, "slots": in_slots}[place]
+    def by_name() -> None:
+        setattr(held, "spa" + "re", getattr(held, "spa" + "re") + 1)
+
+    counts: dict[str, Callable[[], object]] = {
+        "list": lambda: long.__setitem__(150, long[150] + 1),
+        "array": lambda: array.__iadd__(1.0),
+        "large array": lambda: LARGE.__iadd__(1.0),
+        "cache": lambda: kept().__setitem__(0, kept()[0] + 1),
+        "replaced": replaced,
+        "by name": by_name,
+        "context": lambda: CONTEXT.set(CONTEXT.get() + 1),
+        "environment": lambda: os.environ.update(SCALE=str(float(os.environ["SCALE"]) + 1)),
+        "error": lambda: setattr(FAILED, "count", FAILED.count + 1),
+    }
+    return lambda: (counts[place](), 1.0)[1]
 
 
-@pytest.mark.parametrize("place", ["deque", "list", "slots"])
+FAILED = ValueError()
+FAILED.count = 0
+PLACES = ["list", "array", "large array", "cache", "replaced", "by name", "context", "environment", "error"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_function_that_counts_its_runs_is_refused(place: str) -> None:
     read = counting(place)
     with pytest.raises(RuntimeError, match="changes whenever the function runs"):

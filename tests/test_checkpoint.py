@@ -107,6 +107,23 @@ def test_a_fit_goes_on_in_the_same_process(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit. ")
+def test_a_compiled_fit_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    def run(path: Path | None, callback: Callable | None = None) -> tuple:
+        posterior = quick(normal, torch.ones(2), steps=150, checkpoint=path, callback=callback, compile=True)
+        assert "compiled" in posterior.history.speed
+        return posterior.history.elbo, dict(posterior.guide.transform.state_dict())
+
+    pyro.set_rng_seed(1)
+    whole = run(None)
+    pyro.set_rng_seed(1)
+    run(tmp_path / "c.pt", stopped_at(130))
+    told: list[int] = []
+    assert_close(run(tmp_path / "c.pt", lambda step, *_: told.append(step)), whole, rtol=0, atol=0)
+    assert told == [*range(131, 151)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:fit. ")
 def test_a_guide_that_was_given_starts_from_where_it_stood_at_first(tmp_path: Path) -> None:
     guides = [AutoFlow(normal, SMALL).setup(torch.ones(2)) for _ in range(2)]
     guides[1].load_state_dict(guides[0].state_dict())

@@ -359,6 +359,17 @@ def test_chains_that_never_moved_have_no_rhat(rng: np.random.Generator) -> None:
     assert np.isnan(constant.columns["constant"]["r-hat"])
 
 
+@pytest.mark.parametrize("values", [np.arange(2.0)[:, None] + np.zeros((2, 50)), np.repeat([[0.0, 1.0]], 25, axis=1)])
+def test_chains_that_stand_still_in_different_places_disagree(values: np.ndarray) -> None:
+    assert chain_diagnostics.mixing(values)["r-hat"] == np.inf
+    assert ChainDiagnostics.of({"x": values}, 0.0).grade == "do not trust"
+
+
+@pytest.mark.parametrize("values", [np.full((2, 50), np.inf), np.zeros((2, 0)), np.full((2, 50), True)])
+def test_what_is_not_finite_or_never_moved_has_no_rhat(values: np.ndarray) -> None:
+    assert np.isnan([*chain_diagnostics.mixing(values).values()]).all()
+
+
 def test_a_single_chain_is_compared_with_itself(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
     draws = rng.normal(size=(1, 1001))
     assert ChainDiagnostics.of({"x": draws}, 0.8).grade == "good"

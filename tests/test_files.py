@@ -178,3 +178,18 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_keys(found: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         files.check_keys(found, ("a", "b"), "a state")
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    path, now = tmp_path / "state.pt", time.time()
+    left, young, others = (
+        tmp_path / f"{name}.part" for name in ("state.pt.0123abcd", "state.pt.1234abcd", "t.0123abcd")
+    )
+    for part in (left, young, others):
+        part.write_bytes(b"half")
+    for part in (left, others):
+        os.utime(part, (now, now - 2 * files.STALE))
+    files.write({}, path)
+    assert not left.exists()
+    assert young.exists()
+    assert others.exists()

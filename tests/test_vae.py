@@ -1,10 +1,11 @@
 """The VAE and its encoder: the ELBO is Pyro's, the likelihood is right, training resumes, bad input is refused."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cases import SMALL, moved
 from pyroflows import VAE, CompiledTrace_ELBO, FlowDistribution, FlowEncoder, FlowPrior, NormalPrior, flows
 from pyroflows.transforms import FlowTransform
+from pyroflows.vae.check import CheckedBatches
 
 REALNVP = partial(flows.realnvp, layers=2, **SMALL)
 POSTERIORS = {
@@ -186,14 +188,14 @@ def test_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     whole = straight.fit(loader, epochs=5, **quiet)
     torch.manual_seed(1)
     with pytest.raises(KeyboardInterrupt):
-        stopped.fit(interrupted(loader, 2), epochs=5, checkpoint=tmp_path / "vae.pt", **quiet)
+        stopped.fit(interrupted(loader, 4), epochs=5, checkpoint=tmp_path / "vae.pt", **quiet)
     log = resumed.fit(loader, epochs=5, checkpoint=tmp_path / "vae.pt", **quiet)
     assert log == whole
     assert_close(resumed.state_dict(), straight.state_dict(), rtol=0, atol=0)
 
 
 class interrupted:
-    """A loader that is stopped by the user after some epochs."""
+    """A loader that is stopped by the user after some epochs; a checkpoint looks at its first batch twice."""
 
     def __init__(self, loader: Iterable, epochs: int) -> None:
         self.loader, self.left = loader, epochs
@@ -203,6 +205,31 @@ class interrupted:
             raise KeyboardInterrupt
         self.left -= 1
         return iter(self.loader)
+
+
+def test_a_checkpoint_of_other_data(tmp_path: Path) -> None:
+    path, x, vae = tmp_path / "vae.pt", bits(20), build()
+    vae.fit(DataLoader(x, 10, shuffle=True), epochs=1, checkpoint=path, **quiet)
+    content = path.read_bytes()
+    for other in (x.roll(1, 1), 1 - x):
+        with pytest.raises(ValueError, match=r"a checkpoint of the same call, with .* over the first batch of data"):
+            vae.fit(DataLoader(other, 10, shuffle=True), epochs=2, checkpoint=path, **quiet)
+        assert path.read_bytes() == content
+    assert len(vae.fit(DataLoader(x, 10, shuffle=True), epochs=2, checkpoint=path, **quiet).train) == 2
+
+
+def test_data_that_come_once_or_at_random_are_not_compared() -> None:
+    def batches(loader: Iterable) -> dict:
+        return CheckedBatches(loader, lambda x, context: (x, context), False).described()
+
+    class noisy:
+        def __iter__(self) -> Iterator[Tensor]:
+            yield torch.from_numpy(numbers.normal(size=(2, 3)))
+
+    numbers, once = np.random.default_rng(0), iter([torch.ones(2, 3)])
+    assert batches(once) == batches(noisy()) == {}
+    assert next(once) is not None
+    assert batches([torch.ones(2, 3)])["a sum over the first batch of data"] == 6
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
@@ -273,6 +300,8 @@ def test_bad_data_leave_training_intact(bad: list, message: str, tmp_path: Path)
     vae.fit(good, 1, checkpoint=path, **quiet)
     before, content = copy.deepcopy(vae.state_dict()), path.read_bytes()
     with pytest.raises((ValueError, RuntimeError), match=message):
+        vae.fit(bad, 2, **quiet)
+    with pytest.raises(ValueError, match=rf"{message}|over the first batch"):
         vae.fit(bad, 2, checkpoint=path, **quiet)
     assert path.read_bytes() == content
     assert_close(vae.state_dict(), before, rtol=0, atol=0)

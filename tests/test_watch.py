@@ -299,15 +299,15 @@ def test_what_a_run_changes() -> None:
         results.append(1.0)
 
     reader = Reader(held=y, _held=1, run=run)
-    watch = Watch(reader, reader.run)
+    watch = Watch(reader, reader.run, states=True)
     run()
-    assert watch.rewritten([y]) is None
+    assert watch.rewritten([y], watch) is None
     assert watch.changed() is None
     reader._held = 2
-    assert watch.rewritten([y]) == "_held of Reader"
+    assert watch.rewritten([y], watch) == "_held of Reader"
     reader._held, reader.held = 1, torch.zeros(3)
-    assert watch.rewritten([]) is None
-    assert watch.rewritten([y]) == "held of Reader"
+    assert watch.rewritten([], watch) is None
+    assert watch.rewritten([y], watch) == "held of Reader"
 
 
 GENERATORS = {
@@ -329,11 +329,11 @@ def kept_states() -> Iterator[None]:
 @pytest.mark.usefixtures("kept_states")
 @pytest.mark.parametrize(("root", "draw", "name"), GENERATORS.values(), ids=GENERATORS)
 def test_random_numbers_of_others(root: Any, draw: Callable | None, name: str) -> None:
-    watch = Watch(root)
-    assert watch.rewritten() is None
+    watch = Watch(root, states=True)
+    assert watch.rewritten([], watch) is None
     (draw or root.held.random)()
     assert watch.changed() is None
-    assert watch.rewritten() == f"the state of {name}"
+    assert watch.rewritten([], watch) == f"the state of {name}"
 
 
 @pytest.mark.parametrize("schedule", [itertools.count(), iter([1.0]), (rate for rate in [1.0])])
@@ -345,7 +345,7 @@ def test_iterators_are_refused(schedule: Iterator) -> None:
 def test_an_array_and_a_context_that_a_run_writes_to() -> None:
     counts, context = np.zeros(3), contextvars.ContextVar("count", default=0)
     for held, write in ((counts, lambda: replacer(0, 1.0)(counts)), (context, lambda: context.set(1))):
-        watch = Watch(Reader(held=held, _held=0))
-        assert watch.rewritten() is None
+        watch = Watch(Reader(held=held, _held=0), states=True)
+        assert watch.rewritten([], watch) is None
         write()
-        assert watch.rewritten().endswith("(held of Reader)")
+        assert watch.rewritten([], watch).endswith("(held of Reader)")

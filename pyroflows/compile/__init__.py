@@ -1,7 +1,8 @@
 """A function of tensors as one graph, replayed or compiled; knows torch alone."""
 
+from .captured import capture
 from .errors import Untraceable
-from .graph import Graph, capture
+from .graph import Graph
 from .optimizer_step import fuse, lay_flat
 from .traced_function import TracedDensity, TracedLoss
 

@@ -10,7 +10,7 @@ READ = (
     "a value is read by Python ({}){}: replace branches on values, .item(), .numpy() and boolean masks as indices by "
     "torch.where and torch's operations"
 )
-CAPTURE = str(Path(__file__).with_name("graph.py"))
+CAPTURE = str(Path(__file__).with_name("captured.py"))
 # Lines in these packages are not the user's.
 _PYRO = find_spec("pyro")  # which need not be installed
 LIBRARIES = tuple(

@@ -1,21 +1,19 @@
-"""A function of tensors and its gradients as one graph: Python runs once, the graph is replayed or compiled."""
+"""A graph of a function of tensors and its gradients: replayed, compiled, audited."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
+from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from ..seeds import seeded
-from .audit import difference, fresh, trained
+from .audit import difference, trained
 from .changes import Watch
 from .compare import close, coarsest, copies
 from .cuda_graph import launched
-from .errors import Untraceable, reason
+from .errors import reason
 from .inductor import compiled
-from .record import noted
-from .refuse import LIFTS
 from .settings import tracing
 from .signature import kind_of
 from .simplify import quick
@@ -32,6 +30,7 @@ class Graph:
         spec: structure of the function's output.
         used: for each parameter whether the loss depends on it.
         function: what the graph was made of, for audits.
+        watch: what that reads, compared at each use.
 
     Attributes:
         mode: as in ``torch.compile``, and read at the first call. With ``"reduce-overhead"`` all kernels on a GPU are
@@ -46,9 +45,10 @@ class Graph:
         spec: pytree.TreeSpec,
         used: list[bool],
         function: Tracer | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.module, self.parameters, self.closed = module, parameters, closed
-        self.spec, self.used, self._function = spec, used, function
+        self.spec, self.used, self._function, self._watch = spec, used, function, watch
         self.mode: str | None = None
         self._facts = self._read()
         self._run: Callable | None = None
@@ -58,15 +58,15 @@ class Graph:
 
         Gradients are by each parameter, then by each input that required them when traced.
         """
-        return self.replay(self.parameters, inputs)
-
-    def replay(self, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor | None]]:
-        """The same with other tensors in the place of the parameters."""
-        found = self.run(*parameters, *self.closed, *inputs)
+        found = self.run(*self.parameters, *self.closed, *inputs)
         count = self.spec.num_leaves
         gradients = iter(found[count:])
         value = pytree.tree_unflatten(list(found[:count]), self.spec)
         return value, [next(gradients) if used else None for used in self.used]
+
+    def loss(self, *inputs: Tensor) -> Tensor:
+        """The loss as a tensor that is differentiable once, by parameters and inputs."""
+        return _Loss.apply(self, len(inputs), *inputs, *self.parameters)
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """The graph itself, a function of all that it reads; what is None above is left out."""
@@ -110,10 +110,11 @@ class Graph:
             return "the loss depends on other parameters"
         return found if tracer.spec == self.spec else "it returns another structure"
 
-    @property
-    def current(self) -> bool:
-        """Whether the tensors that it reads are still of the kind that it was traced with."""
-        return self._facts == self._read()
+    def changed(self) -> str | None:
+        """What is not as it was when traced, of what is compared at each use; None: nothing."""
+        if self._facts != self._read():
+            return "the shape, dtype, device or hooks of a tensor"
+        return self._watch and self._watch.changed()
 
     def _read(self) -> list:
         hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
@@ -134,99 +135,17 @@ class Graph:
         return self
 
 
-def capture(
-    function: Callable[..., Any],
-    inputs: Sequence[Tensor] = (),
-    *,
-    parameters: Sequence[Tensor] | None = None,
-    has_aux: bool = False,
-    grad: bool = True,
-    verify: bool = True,
-) -> Graph:
-    """Traces a function of tensors, together with its gradients, to one graph without Python.
+class _Loss(torch.autograd.Function):
+    """The loss of a graph forward; backward the gradients that came with it."""
 
-    Parameters are found by identity among the tensors that the function closes over. All other tensors that it
-    closes over stay live: changed in place, they change the next replay. Random numbers are drawn anew at each
-    replay from torch's generator. Everything else (numbers, shapes, branches, attributes) is as it was when
-    traced. The validation of torch's distributions is off while tracing; the generator's state is left as it was.
+    @staticmethod
+    def forward(ctx: Any, graph: Graph, count: int, *tensors: Tensor) -> Tensor:
+        loss, gradients = graph(*tensors[:count])
+        own, rest = gradients[: len(graph.parameters)], iter(gradients[len(graph.parameters) :])
+        ctx.gradients = [*(next(rest) if t.requires_grad else None for t in tensors[:count]), *own]
+        return loss.clone()
 
-    Args:
-        function: maps tensors to a scalar loss, or to ``(loss, aux)`` with ``has_aux``, where ``aux`` is a tensor
-            or a structure of tensors.
-        inputs: tensors to trace with; a replay takes others of the same shapes and dtypes.
-        parameters: leaves to differentiate by; None finds all that the function uses.
-        has_aux: the function returns ``(loss, aux)``.
-        grad: also trace the gradients.
-        verify: run the function once more and compare it with a replay from the same seed.
-
-    Returns:
-        A callable: ``graph(*inputs) -> (loss, gradients)``, or ``((loss, aux), gradients)``.
-
-    Raises:
-        Untraceable: if the function branches on values, changes what it reads, such as a counter or tensors that it
-            did not make, draws other random numbers than torch's, or gives another answer when replayed.
-
-    Example:
-        >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> graph = capture(lambda x: (weight * x).sum(), [torch.ones(2)])
-        >>> graph(torch.tensor([3.0, 4.0]))
-        (tensor(11.), [tensor([3., 4.])])
-    """
-    tracer, watch = Tracer(function, parameters, has_aux, grad), Watch(function)
-    with tracing():
-        try:
-            made = _lift(*noted(tracer, fresh(inputs)), tracer.leaves)
-            graph = Graph(*made, tracer.spec, tracer.used, tracer)
-            if what := watch.rewritten([*graph.parameters, *graph.closed]):
-                raise Untraceable(
-                    f"{what} changes whenever the function runs: pass it as a tensor argument, and draw with torch"
-                )
-            if verify:
-                _verify(graph, inputs)
-        except Untraceable:
-            raise
-        except Exception as error:
-            raise Untraceable(reason(error)) from error
-    return graph
-
-
-def _lift(
-    module: nn.Module, graph: fx.Graph, leaves: list[Tensor]
-) -> tuple[fx.GraphModule, list[Tensor], list[Tensor]]:
-    """Makes every tensor that the graph closes over an argument: first the leaves, then the others."""
-    slots = {id(leaf): [] for leaf in leaves}
-    closed: dict[int, Tensor] = {}
-    for node in graph.find_nodes(op="get_attr"):
-        tensor = getattr(module, node.target)
-        if all(user.target in LIFTS for user in node.users):
-            continue  # a number in the code
-        if tensor.requires_grad and not tensor.is_leaf:
-            raise Untraceable(
-                f"a tensor from outside, of shape {tuple(tensor.shape)}, has a history of its own: compute it inside "
-                f"the function, or detach it"
-            )
-        if id(tensor) not in slots:
-            closed[id(tensor)] = tensor
-        slots.setdefault(id(tensor), []).append(node)
-    with graph.inserting_before(next(iter(graph.nodes))):
-        made = [graph.placeholder(f"outside_{index}") for index in range(len(slots))]
-    for placeholder, nodes in zip(made, slots.values(), strict=True):
-        for node in nodes:
-            placeholder.meta.update(node.meta)
-            node.replace_all_uses_with(placeholder)
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph.lint()
-    return fx.GraphModule(module, graph), leaves, list(closed.values())  # only constants that are still used are kept
-
-
-def _verify(graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """Raises unless a replay equals the function run anew, from a seed that the function cannot have set."""
-    with seeded(int(torch.randint(2**62, (), device="cpu"))):
-        found = graph.difference(inputs)
-    if found:
-        raise Untraceable(
-            f"a replay of the function differs from the function ({found}): it uses other random numbers than torch's, "
-            f"or depends on something that changes from call to call; use torch's random numbers and pass what changes "
-            f"as tensors"
-        )
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple:
+        return None, None, *(g if g is None else g * slope for g in ctx.gradients)

@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 from .errors import Untraceable
 
 VALUES = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum, slice)
-NUMBERS = (float, int)
 IDENTITIES = (nn.Module, FunctionType, BuiltinFunctionType, MethodType, type)
 
 
@@ -49,14 +48,6 @@ def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
         f"an argument of type {type(tree).__name__} may change unnoticed: pass tensors, numbers, strings, functions "
         f"and modules, in tuples, lists and dicts"
     )
-
-
-def without_numbers(described: Hashable) -> Hashable:
-    """Equal for signatures of calls that differ by numbers alone."""
-    if not isinstance(described, tuple):
-        return described
-    number = bool(described) and any(described[0] is kind for kind in NUMBERS)
-    return NUMBERS if number else tuple(without_numbers(part) for part in described)
 
 
 def functions_in(tree: Any) -> list[Any]:

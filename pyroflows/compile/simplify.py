@@ -70,13 +70,13 @@ class _Notes(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        fixed = node.op == "get_attr" or (pure(node) and all("fixed" in i.meta for i in node.all_input_nodes))
+        fixed = node.op == "get_attr" or (_pure(node) and all("fixed" in i.meta for i in node.all_input_nodes))
         if fixed:
             node.meta["fixed"] = value
         return value
 
 
-def pure(node: fx.Node) -> bool:
+def _pure(node: fx.Node) -> bool:
     """Whether equal arguments mean equal results."""
     if isinstance(node.target, OpOverload):
         return not node.target._schema.is_mutable and RANDOM not in node.target.tags
@@ -110,21 +110,21 @@ def _merge_equal(graph: fx.Graph) -> None:
     """Does once what is done twice."""
     seen: dict[Hashable, fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op not in ("call_function", "get_attr") or (not pure(node) and node.op == "call_function"):
+        if node.op not in ("call_function", "get_attr") or (not _pure(node) and node.op == "call_function"):
             continue
-        first = seen.setdefault((node.op, node.target, key(node.args), key(node.kwargs)), node)
+        first = seen.setdefault((node.op, node.target, _key(node.args), _key(node.kwargs)), node)
         if first is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
 
 
-def key(value: Any, of_node: Callable[[fx.Node], Hashable] = lambda node: node) -> Hashable:
+def _key(value: Any) -> Hashable:
     """Equal for equal arguments; 1, 1.0 and True are not."""
     if isinstance(value, list | tuple):
-        return tuple(key(part, of_node) for part in value)
+        return tuple(map(_key, value))
     if isinstance(value, dict):
-        return tuple((name, key(part, of_node)) for name, part in value.items())
-    return of_node(value) if isinstance(value, fx.Node) else (type(value), repr(value))
+        return tuple((name, _key(part)) for name, part in value.items())
+    return value if isinstance(value, fx.Node) else (type(value), repr(value))
 
 
 def _call_directly(graph: fx.Graph) -> None:

@@ -1,23 +1,22 @@
 """Functions traced once and replayed with their gradients: log densities of vectors, losses of minibatches."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arguments import check_counts
-from .audit import EVERY, FAILURES, Audit
-from .changes import Watch
+from .audit import EVERY
+from .captured import capture
 from .cuda_graph import AUTOMATIC
-from .errors import Untraceable
-from .graph import Graph, capture
+from .graph import Graph
+from .kept import Graphs
 from .signature import signature
 
-# Shapes of batches that get a graph, and changes of what the loss reads after which no more are made.
-SHAPES, CHANGES = 4, 3
+# Shapes of batches that keep a graph.
+SHAPES = 4
 
 
 class TracedDensity:
@@ -99,8 +98,8 @@ class TracedLoss:
 
     The first batch of a shape is traced, with the gradient, which takes a few tenths of a second; later ones replay
     the graph. It is called like the function, and its value is differentiable once, by the parameters. The function
-    itself is run where it cannot be traced (it reads values, or changes tensors as batch normalisation does), for
-    shapes beyond the first few, and where a replay's loss is not finite, as it may raise an error that says why. An
+    itself is run where it cannot be traced (it reads values, or changes tensors as batch normalisation does), where
+    shapes come without end, and where a replay's loss is not finite, as it may raise an error that says why. An
     attribute or closure that has changed makes new graphs. Of all else that may change, audits show whether it has: at
     uses 2, 4, 8, ..., 256 of a graph, and then at every 256th, the function is run on the same noise; where loss or
     gradients differ, a warning says since when, and the graph is made anew, but after the third time no more.
@@ -122,79 +121,28 @@ class TracedLoss:
 
     def __init__(self, function: Callable[..., Tensor], parameters: Iterable[Tensor], *, audit: int = EVERY) -> None:
         check_counts("TracedLoss", {"audit": 0}, audit=audit)
-        self.function, self.parameters, self.audit = function, list(parameters), audit
-        self._graphs: dict[Hashable, tuple[Graph, Audit] | None] = {}
-        self._failures = self._changes = 0
-        self._watch = self._look()
-
-    def _look(self) -> Watch | None:
-        """Notes what the function reads; None where that cannot be, and there are no graphs."""
-        try:
-            return Watch(self.function)
-        except Untraceable:
-            self._failures = FAILURES
-            return None
+        self.function, self.parameters = function, list(parameters)
+        self._graphs = Graphs(SHAPES, audit, _say)
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         """The loss of a batch."""
         inputs: list[Tensor] = []
-        graph = self._graph(signature(given, inputs), given, inputs)
-        if graph is None:
-            return self.function(*given)
-        loss = _Replay.apply(graph, inputs, *self.parameters)
-        return loss if loss.isfinite() else self.function(*given)
-
-    def _graph(self, key: Hashable, given: tuple, inputs: list[Tensor]) -> Graph | None:
-        """The graph for batches of a shape, None where the function is run."""
-        if self._watch and self._watch.changed():
-            self._watch, self._changes = self._look(), self._changes + 1
-            self._graphs.clear()
-        kept = self._graphs.get(key)
-        if kept is not None and not (kept[0].current and self._sound(*kept, inputs)):
-            del self._graphs[key]
-        tried = self._failures < FAILURES and self._changes < CHANGES
-        if key not in self._graphs and len(self._graphs) < SHAPES and tried:
-            self._graphs[key] = self._trace(given, inputs)
-            self._watch = self._look()
-        kept = self._graphs.get(key)
-        return kept and kept[0]
-
-    def _sound(self, graph: Graph, audit: Audit, inputs: list[Tensor]) -> bool:
-        """Counts a use; whether the graph has passed its audit, where one is due."""
-        message = audit.judge(graph.audit(inputs)) if audit.due() else None
-        if message is None:
-            return True
-        warnings.warn(f"TracedLoss: {message}", stacklevel=4)
-        self._failures = audit.failures
-        return False
-
-    def _trace(self, given: tuple, inputs: list[Tensor]) -> tuple[Graph, Audit] | None:
+        key, function, parameters = signature(given, inputs), self.function, self.parameters
         absent = [value is None for value in given]
 
-        def function(*tensors: Tensor) -> Tensor:
+        def of_tensors(*tensors: Tensor) -> Tensor:
             rest = iter(tensors)
-            return self.function(*(None if none else next(rest) for none in absent))
+            return function(*(None if none else next(rest) for none in absent))
 
-        try:
-            graph = capture(function, inputs, parameters=self.parameters)
-        except Untraceable:
-            return None
-        graph.mode = AUTOMATIC
-        return graph, Audit(self.audit, self._failures)
+        def make() -> tuple[Graph, None]:
+            graph = capture(of_tensors, inputs, parameters=parameters)
+            graph.mode = AUTOMATIC
+            return graph, None
+
+        kept = self._graphs.find(key, inputs, make, (function,))
+        loss = kept and kept.graph.loss(*inputs)
+        return loss if kept and loss.isfinite() else function(*given)
 
 
-class _Replay(torch.autograd.Function):
-    """The loss forward; backward the gradient that came with it."""
-
-    @staticmethod
-    def forward(ctx: Any, graph: Graph, inputs: list[Tensor], *parameters: Tensor) -> Tensor:
-        loss, ctx.gradients = graph(*inputs)
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple:
-        gradients, ctx.gradients = ctx.gradients, None  # else they would be copied
-        if slope != 1:
-            gradients = [g if g is None else g * slope for g in gradients]
-        return None, None, *gradients
+def _say(message: str) -> None:
+    warnings.warn(f"TracedLoss: {message}", stacklevel=5)

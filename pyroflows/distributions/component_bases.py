@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -156,3 +157,14 @@ class ProductBase(ComponentBase):
     def _parts(self, value: Tensor) -> Tensor:
         off = ((value @ self.axes).unsqueeze(-1) - self.loc) / self.scale
         return self.logits.log_softmax(-1) - self.scale.log() - (off.square() + math.log(2 * math.pi)) / 2
+
+
+def remade(tensors: Sequence[Tensor]) -> ComponentBase:
+    """The base whose ``tensors`` these are.
+
+    Example:
+        >>> base = MixtureBase(torch.zeros(2), torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1, 1))
+        >>> type(remade(base.tensors)).__name__
+        'MixtureBase'
+    """
+    return {3: MixtureBase, 4: ProductBase}[len(tensors)](*tensors)

@@ -142,16 +142,6 @@ def fit(
     usual = noncentered is base is objective is None and modes == 1 and flow is with_tails and guide is None
     usual = usual and start is best_start and full_rank is polish and init_scale == 1.0
     check_plates(plates, guide, usual)
-    if isinstance(guide, AutoPlateFlow) or plates or (plates is None and usual):
-        with seeded(seed_of("the structure of a model")):  # fits of one flow draw what they would without
-            by_plate = planned(model, args, kwargs, plates, guide, init_loc_fn, precision)
-        if by_plate is not None:
-            asked = plates is not None or guide is not None or checkpoint is not None
-            made = PlateFit(*by_plate, steps=steps, compile=compile, progress=progress)
-            with suppress(*() if asked else (NoStartError,)):
-                posterior = made.run(listener, saved)
-                if asked or is_ended(listener, posterior.history) or not is_for_one_flow(posterior):
-                    return judged_by_plate(posterior)
     options = Options(
         flow=flow,
         guide=guide,
@@ -170,6 +160,10 @@ def fit(
         precision=precision,
         compile=compile,
     )
+    if isinstance(guide, AutoPlateFlow) or plates or (plates is None and usual):
+        by_plate = _by_plate(model, args, kwargs, plates, options, listener, saved, progress)
+        if by_plate is not None:
+            return by_plate
     problem = Problem(model, args, kwargs, options)
     if usual and plates is None and checkpoint is None:
         posterior = fitted_field(problem, model, args, kwargs, listener, saved, progress)
@@ -184,3 +178,27 @@ def fit(
         again = Problem(model, args, kwargs, options)
         posterior = better_of(posterior, again.solve(max(modes, MODES), missed, listener, saved, progress)[0])
     return judged(posterior, problem.around)
+
+
+def _by_plate(
+    model: Callable,
+    args: tuple,
+    kwargs: dict,
+    plates: bool | str | None,
+    options: Options,
+    listener: Listener,
+    saved: Checkpoint,
+    progress: bool,
+) -> PlatePosterior | None:
+    """The posterior by plate; None if no plate is to be followed, or nobody asked and it is not to be trusted."""
+    with seeded(seed_of("the structure of a model")):  # fits of one flow draw what they would without
+        found = planned(model, args, kwargs, plates, options.guide, options.init_loc_fn, options.precision)
+    if found is None:
+        return None
+    asked = plates is not None or options.guide is not None or saved.path is not None
+    made = PlateFit(*found, steps=options.steps, compile=options.compile, progress=progress)
+    with suppress(*() if asked else (NoStartError,)):
+        posterior = made.run(listener, saved)
+        if asked or is_ended(listener, posterior.history) or not is_for_one_flow(posterior):
+            return judged_by_plate(posterior)
+    return None

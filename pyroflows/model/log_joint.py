@@ -21,7 +21,7 @@ from .parameters import Holding, parameters_of
 from .plates import Choice, Chosen, Plates
 from .precision import default_dtype, in_precision, run_in
 from .row_memory import ManyRows
-from .sites import Model, is_minibatch, plates_of, trace_of
+from .sites import Model, data_nodes, is_minibatch, plates_of, trace_of
 from .vmap_rules import Traceable
 
 
@@ -130,13 +130,10 @@ class LogJoint:
         Raises:
             ValueError: if the run has other latents than the first one.
         """
-        found = trace_of(Traceable()(GivenRows(self.typed(values))(self.on(choice))), self.args, self.kwargs)
+        model = self.model if choice is None else Chosen(choice)(self.model)
+        found = trace_of(Traceable()(GivenRows(self.typed(values))(model)), self.args, self.kwargs)
         check_latents(self.space.sites, found)
         return found
-
-    def on(self, choice: Choice | None) -> Model:
-        """The model at a choice of rows."""
-        return self.model if choice is None else Chosen(choice)(self.model)
 
     def gather(self, read: Callable[[Choice | None], dict[str, NDArray]], values: bool = True) -> dict[str, NDArray]:
         """Arrays by site for all rows, from a function that reads them at a choice of rows.
@@ -148,10 +145,6 @@ class LogJoint:
         if self.plates is None:
             return read(None)
         return self.plates.gather(((choice, read(choice)) for choice in self.plates.passes()), values)
-
-    def by_row(self, node: dict) -> Tensor:
-        """Log densities of a site, which were computed, without what stands for the rows that are not chosen."""
-        return node["log_prob"] if self.plates is None else self.plates.by_row(node)
 
     def priors(self, z: Tensor) -> dict[str, Distribution]:
         """The distributions that the latent sites are drawn from, where the others are those of a vector ``(D,)``."""
@@ -176,7 +169,7 @@ class LogJoint:
         plates: dict[str, tuple[str | None, ...]] = {}
 
         def read(trace: poutine.Trace) -> dict[str, NDArray]:
-            nodes = {name: node for name, node in trace.nodes.items() if self._is_datum(name, node)}
+            nodes = data_nodes(trace, self._names, self.minibatch)
             plates.update({name: plates_of(node) for name, node in nodes.items()})
             return {name: node["value"].cpu().numpy() for name, node in nodes.items()}
 
@@ -184,16 +177,6 @@ class LogJoint:
         with self._settings():
             found = self.gather(lambda choice: read(self.trace(values, choice)))
         return {name: (value, plates[name]) for name, value in found.items()}
-
-    def _is_datum(self, name: str, node: dict) -> bool:
-        """Whether a site of a trace holds data that are all there."""
-        if name in self._names or not node.get("is_observed") or node["infer"].get("_deterministic"):
-            return False
-        return (
-            isinstance(node["value"], Tensor)
-            and node["value"].numel() > 0
-            and not (self.minibatch and is_minibatch(node))
-        )
 
     @torch.no_grad()
     def parameters(self) -> dict[str, Tensor]:

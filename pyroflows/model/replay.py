@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import pyro
@@ -75,7 +76,8 @@ class Replay:
 
         def read(trace: poutine.Trace) -> dict[str, Tensor]:
             trace.compute_log_prob(lambda name, _: name in sites)
-            return {name: self.log_joint.by_row(trace.nodes[name]) for name in sites if name in trace.nodes}
+            by_row = itemgetter("log_prob") if self.log_joint.plates is None else self.log_joint.plates.by_row
+            return {name: by_row(trace.nodes[name]) for name in sites if name in trace.nodes}
 
         found = self.log_joint.gather(lambda choice: _numpy(self._map(read, z, choice)), values=False)
         scoring = self.row_factors

@@ -1,6 +1,6 @@
 """The sites of a model's runs: latents, data, values fixed from outside, derived values, factors; and their plates."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -136,6 +136,20 @@ class Missing(Messenger):
 def is_minibatch(node: dict) -> bool:
     """Whether a site of a trace stands in a plate of which only some rows were chosen."""
     return any(frame.full_size not in (None, frame.size) for frame in node.get("cond_indep_stack") or ())
+
+
+def data_nodes(trace: poutine.Trace, latents: Container[str], minibatch: bool) -> dict[str, dict]:
+    """The sites of a trace that hold data, all of them where runs see minibatches, without those of some names."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if name not in latents
+        and node.get("is_observed")
+        and not node["infer"].get("_deterministic")
+        and isinstance(node["value"], Tensor)
+        and node["value"].numel() > 0
+        and not (minibatch and is_minibatch(node))
+    }
 
 
 def innermost(fn: Distribution) -> Distribution:

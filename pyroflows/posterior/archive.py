@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import files
-from ..distributions import ComponentBase, MixtureBase, ProductBase
+from ..distributions.component_bases import remade
 from ..guides import AutoFlow
 from ..model import LogJoint
 from ..model.noncentered import noncentered
@@ -137,15 +137,14 @@ def _sites(guide: AutoFlow) -> dict[str, list[int]]:
 
 def _base(guide: AutoFlow) -> list[Tensor] | Tensor:
     """The numbers of a mixture, which ``fit`` finds; of another base only its log density at the origin."""
-    base = guide.get_base_dist()
-    if isinstance(base, ComponentBase):
-        return [*base.tensors]
-    return base.log_prob(torch.zeros_like(guide.space.start)).double().cpu()
+    if guide.components:
+        return [*guide.components[0].tensors]
+    return guide.get_base_dist().log_prob(torch.zeros_like(guide.space.start)).double().cpu()
 
 
 def _set_base(guide: AutoFlow, saved: list[Tensor] | Tensor) -> None:
     if isinstance(saved, list):
-        guide.base = (MixtureBase if len(saved) == 3 else ProductBase)(*saved).to(guide.space.start)
+        guide.base = remade(saved).to(guide.space.start)
     elif isinstance(own := _base(guide), list) or not torch.isclose(own, saved):
         raise ValueError(
             f"expected a guide with the saved base, got one with {guide.get_base_dist()}, whose density is another: "

@@ -75,13 +75,17 @@ class ChainDiagnostics:
 
 
 def mixing(values: Array) -> dict[str, float]:
-    """Effective sample size, the smaller of bulk and tails, and r-hat of one scalar's chains ``(chains, draws)``."""
+    """Effective sample size, the smaller of bulk and tails, and r-hat of one scalar's chains ``(chains, draws)``.
+
+    NaN where no chain moved or a draw is not finite; r-hat is infinite where chains stand still in different places.
+    """
     import arviz
 
-    if np.ptp(values) == 0 or not np.isfinite(values).all():
-        return {"ess": math.nan, "r-hat": math.nan}
     values = np.asarray(values, dtype=float)
-    ess = min(float(arviz.ess(values)), float(arviz.ess(values, method="tail", prob=(0.05, 0.95))))
+    if not np.isfinite(values).all() or (values == values.ravel()[:1]).all():
+        return {"ess": math.nan, "r-hat": math.nan}
     half = values.shape[1] // 2  # ArviZ compares two chains or more
     several = values if len(values) > 1 else values[:, : 2 * half].reshape(2, half)
-    return {"ess": ess, "r-hat": float(arviz.rhat(several))}
+    with np.errstate(divide="ignore", invalid="ignore"):  # it divides by the variance within chains
+        ess = min(float(arviz.ess(values)), float(arviz.ess(values, method="tail", prob=(0.05, 0.95))))
+        return {"ess": ess, "r-hat": float(arviz.rhat(several))}

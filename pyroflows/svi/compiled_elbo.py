@@ -2,23 +2,21 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from types import MethodType
 
-import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from ..arguments import check_counts
 from ..compile import Graph, Untraceable, capture
-from ..compile.audit import EVERY, Audit
-from ..compile.changes import Watch
+from ..compile.audit import EVERY
 from ..compile.cuda_graph import CUDA_GRAPHS
+from ..compile.kept import Graphs, Kept
 from ..compile.signature import functions_in, signature
-from .cached_step import OFTEN, RETRACES, Plain, Same, Step, autocast_types, check_handlers
-from .graph_gradients import StepLoss, accumulate, checked
 from .particles import Particles
-from .step_cache import MISSES, StepCache
+from .stored import Stored, accumulate, check_handlers, checked
 
 # Of torch.compile, which takes seconds to import the names.
 MODES = "default", *CUDA_GRAPHS, "max-autotune-no-cudagraphs", "lite"
@@ -122,11 +120,11 @@ class CompiledTrace_ELBO(Trace_ELBO):
 
     def retrace(self) -> None:
         """Forgets all graphs, so that the next step of each signature is traced anew."""
-        self._cache = StepCache(self.cache_size)
+        self._graphs = Graphs(self.cache_size, self.audit, self._found, self._refuse)
 
     def __getstate__(self) -> dict:
         """Without the graphs."""
-        kept = vars(self).keys() - {"_cache", "_warned", "traces"}
+        kept = vars(self).keys() - {"_graphs", "_warned", "traces"}
         return {key: getattr(self, key) for key in kept}
 
     def __setstate__(self, state: dict) -> None:
@@ -146,13 +144,13 @@ class CompiledTrace_ELBO(Trace_ELBO):
         step, inputs = self._step(model, guide, args, kwargs)
         if step is None:
             return super().loss_and_grads(model, guide, *args, **kwargs)
-        self._ready(step, inputs)
+        graph = self._ready(step, inputs)
         if any(t.requires_grad for t in inputs):
-            loss = StepLoss.apply(step, len(inputs), *inputs, *step.graph.parameters)
+            loss = graph.loss(*inputs)
             loss.backward(retain_graph=self.retain_graph)
         else:
-            loss, gradients = step.graph(*inputs)
-            accumulate(step.graph.parameters, gradients)
+            loss, gradients = graph(*inputs)
+            accumulate(graph.parameters, gradients)
         return checked(loss.item())
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: object, **kwargs: object) -> Tensor:
@@ -160,69 +158,32 @@ class CompiledTrace_ELBO(Trace_ELBO):
         step, inputs = self._step(model, guide, args, kwargs)
         if step is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        self._ready(step, inputs)
-        return StepLoss.apply(step, len(inputs), *inputs, *step.graph.parameters)
+        return self._ready(step, inputs).loss(*inputs)
 
-    def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Step | None, list[Tensor]]:
+    def _step(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple[Kept | None, list[Tensor]]:
         """The step for this signature, made where there is none, and its inputs; None means the plain ELBO."""
         inputs: list[Tensor] = []
         try:
             check_handlers()
-            settings = self.num_particles, torch.is_grad_enabled(), torch.get_default_dtype(), autocast_types()
-            key = (Same(model), Same(guide), settings, signature((args, kwargs), inputs))
+            settings = self.num_particles, torch.is_grad_enabled(), torch.get_default_dtype(), _autocast_types()
+            key = (_identity(model), _identity(guide), settings, signature((args, kwargs), inputs))
         except Untraceable as error:
             return self._refuse(error), inputs
-        kept = self._cache.get(key)
-        if self._cache.misses == MISSES:
-            self._warn(
-                f"CompiledTrace_ELBO has traced each of its last {MISSES} calls: make model and guide once, and pass "
-                f"what changes as tensors of few shapes"
-            )
-        if kept is None or not kept.current or not self._sound(kept, inputs):
-            kept = self._make(key, args, kwargs, inputs, kept)
-        self._cache.keep(key, kept)
-        return (kept.announce() if isinstance(kept, Step) else None), inputs
-
-    def _sound(self, step: Step | Plain, inputs: list[Tensor]) -> bool:
-        """Counts a use; whether the step has passed its audit, where one is due."""
-        if isinstance(step, Plain) or not step.audit.due():
-            return True
-        with pyro.validation_enabled(False):
-            message = step.audit.judge(step.graph.audit(inputs))
-        if message:
-            self._warn(f"CompiledTrace_ELBO: {message}")
-        return message is None
-
-    def _make(
-        self, key: tuple, args: tuple, kwargs: dict, inputs: list[Tensor], old: Step | Plain | None
-    ) -> Step | Plain:
-        """Traces a step in the place of an old one."""
-        model, guide = key[0].thing, key[1].thing
-        change = old.watch.changed() if old else None
-        audit, watch = Audit(self.audit, old.audit.failures if old else 0), None
-        retraces = old.retraces + 1 if change and old.audit.uses < OFTEN else 0
         roots = (model, guide, *functions_in((args, kwargs)))
-        try:
-            if audit.spent:
-                raise Untraceable(f"{audit.failures} of its graphs have failed their audits")
-            if retraces > RETRACES:
-                raise Untraceable(f"{change} changes from step to step: pass it as a tensor argument")
-            if old is None:
-                self._cache.count(key)
+
+        def make() -> tuple[Graph, Stored]:
             particles = Particles(model, guide, args, kwargs, self.num_particles)
             self.traces += 1
-            watch = Watch(*roots)
-            with pyro.validation_enabled(False):  # which branches on values
-                graph = capture(particles, inputs, grad=torch.is_grad_enabled())
+            graph = capture(particles, inputs, grad=torch.is_grad_enabled(), roots=roots)
             particles.forget_tensors()
-            after = Watch(*roots, read=(*graph.parameters, *graph.closed))
-            return Step(graph, particles.params, after, retraces, audit)
-        except Untraceable as error:
-            self._refuse(error)
-            # Nothing is tried again that changes whenever it is tried.
-            return Plain(None if watch and watch.changed() else watch, retraces, audit)
+            return graph, Stored(particles.params)
 
-    def _ready(self, step: Step, inputs: list[Tensor]) -> Graph:
+        step = self._graphs.find(key, inputs, make, roots)
+        if step is not None:
+            step.held.announce()
+        return step, inputs
+
+    def _ready(self, step: Kept, inputs: list[Tensor]) -> Graph:
         """The graph of a step, compiled if need be; what only a larger graph uses is never compiled."""
         if not step.ready:
             step.ready = True
@@ -244,7 +205,24 @@ class CompiledTrace_ELBO(Trace_ELBO):
             raise error
         self._warn(f"CompiledTrace_ELBO runs as plain Trace_ELBO, since it cannot be traced: {error}")
 
+    def _found(self, message: str) -> None:
+        self._warn(f"CompiledTrace_ELBO: {message}")
+
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, stacklevel=6)
+            warnings.warn(message, stacklevel=7)
+
+
+def _identity(function: Callable) -> Hashable:
+    """The same for the same function or module, which graphs keep alive; a method is made anew at each access."""
+    if isinstance(function, MethodType):
+        return function.__func__, id(function.__self__)
+    return id(function)
+
+
+def _autocast_types() -> tuple:
+    """The types that autocast uses now."""
+    if not torch._C._is_any_autocast_enabled():
+        return ()
+    return tuple(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda"))

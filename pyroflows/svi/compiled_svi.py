@@ -13,8 +13,8 @@ from torch import Tensor
 from ..compile import Graph, Untraceable, fuse
 from ..compile.audit import Audit
 from .compiled_elbo import CompiledTrace_ELBO
-from .graph_gradients import checked
 from .optimizer_state import FlatState
+from .stored import checked
 
 
 class CompiledSVI(SVI):
@@ -102,7 +102,7 @@ class CompiledSVI(SVI):
         if step is None or any(t.requires_grad for t in inputs):
             return self._plain()
         if step not in self._kept:
-            self._kept[step] = *_sorted(step.leaves, step.graph), {}
+            self._kept[step] = *_sorted(step.held.leaves, step.graph), {}
         trained, idle, graphs = self._kept[step]
         # What has had a gradient in other steps has one of zeros in this one, and moves by its momentum.
         leaves = trained + [p for p in idle if p.grad is not None]

@@ -88,7 +88,7 @@ class Particles:
 
     def _elbo(self, draws: dict[str, Tensor], args: tuple, kwargs: dict) -> Tensor:
         """One particle's ``log p - log q``."""
-        with poutine.block(), _Shared(draws):
+        with pyro.validation_enabled(False), poutine.block(), _Shared(draws):  # validation branches on values
             model, guide = get_importance_trace("flat", math.inf, *self._pair, args, kwargs)
         _check(model, guide)
         log_p = sum(node["log_prob_sum"] for node in model.nodes.values() if node["type"] == "sample")

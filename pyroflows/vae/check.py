@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from ..autograd import is_traced
+from ..seeds import generators, rewind
 
 
 def check_batch(x: Tensor, context: Tensor | None) -> None:
@@ -36,3 +38,28 @@ class CheckedBatches:
         for batch in self.loader:
             x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
             yield self.ready(x, rest[0] if rest and self.with_context else None)
+
+    def described(self) -> dict[str, Tensor]:
+        """What tells these data from others, for a checkpoint: sums over the first batch, of numbers and by place.
+
+        Nothing where the loader can be gone through only once, or gives another batch from the same state of torch's
+        generators, which stay as they are.
+        """
+        if isinstance(self.loader, Iterator):
+            return {}
+        states, found = generators(), []
+        for _ in range(2):
+            rewind(states)
+            found.append(_sums(next(iter(self), ())))
+        rewind(states)
+        return found[0] if found[0] == found[1] else {}
+
+
+def _sums(batch: Iterable[Tensor | None]) -> dict[str, Tensor]:
+    sums = {}
+    for name, given in zip(("data", "context"), batch, strict=False):
+        numbers = torch.empty(0) if given is None else given.detach().double().flatten().cpu()
+        places = torch.arange(len(numbers), dtype=numbers.dtype) / max(len(numbers), 1)
+        sums[f"a sum over the first batch of {name}"] = numbers.sum()
+        sums[f"one by place over the first batch of {name}"] = (numbers * places).sum()
+    return sums

@@ -158,18 +158,19 @@ class VAE(PyroModule):
 
         Raises:
             ValueError: if the loader is empty, data are NaN or outside the likelihood's support, shapes do not fit, or
-                the checkpoint is damaged, or of another architecture or learning rate.
+                the checkpoint is damaged, or of another architecture, learning rate or first batch.
             FloatingPointError: if too many steps were not finite.
         """
         check_counts("VAE", {}, epochs=epochs, **({} if patience is None else {"patience": patience}))
         listener = Listener("VAE", callback)
         trainer, saved = Epochs(self, lr=lr, average=0.995), Checkpoint("VAE.fit", checkpoint)
-        saved.check(trainer.problem())
+        batches = self._batches(loader)
+        saved.check(trainer.problem() | ({} if checkpoint is None else batches.described()))
         loss = TracedLoss(self._loss, trainer.parameters) if trace else self._loss
         with pyro.validation_enabled(False):  # batches are checked as they come
             log = trainer.run(
                 loss,
-                self._batches(loader),
+                batches,
                 epochs,
                 validate=None if validation is None else lambda: self._mean_loss(validation),
                 patience=patience,
