@@ -12,7 +12,27 @@ from torch.distributions import constraints
 
 from pyroflows import flows
 from pyroflows import transforms as tr
-from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift, Tails
+from pyroflows.bijectors import (
+    ELU,
+    Affine,
+    Bend,
+    Bijector,
+    Cos,
+    DistributionCDF,
+    Exp,
+    ExponentialCDF,
+    Inline,
+    LeakyReLU,
+    NormalCDF,
+    Power,
+    RQSpline,
+    Shift,
+    Sigmoid,
+    SinhArcsinh,
+    Softplus,
+    Tails,
+    Tanh,
+)
 from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
@@ -31,7 +51,37 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "spline": RQSpline,
     "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
     "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),
+    "sinh_arcsinh": SinhArcsinh,
+    "inline": lambda: Inline(_softly, param_shapes=((),)),
 }
+# Those without parameters, from one domain onto another.
+ELEMENTARY: dict[str, Callable[[], Bijector]] = {
+    "exp": Exp,
+    "log": lambda: Exp().inv,
+    "softplus": Softplus,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "square": Power,
+    "reciprocal": partial(Power, -1.0),
+    "elu": ELU,
+    "elu_wide": partial(ELU, 1.5),
+    "cos": Cos,
+    "normal_cdf": NormalCDF,
+    "probit": lambda: NormalCDF().inv,
+    "exponential_cdf": partial(ExponentialCDF, 0.5),
+    "gumbel_cdf": lambda: DistributionCDF(dist.Gumbel(0.5, 2.0)),
+    "gamma_cdf": lambda: DistributionCDF(dist.Gamma(2.0, 0.5)),
+    "inline_cubic": lambda: Inline(_cubic),
+    "inline_exp": lambda: Inline(torch.exp, torch.log, torch.clone, codomain=constraints.positive),
+}
+
+
+def _cubic(x: torch.Tensor) -> torch.Tensor:
+    return x + x**3
+
+
+def _softly(x: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
+    return x + 0.9 * bend.tanh() * x.sin()
 
 
 def moved(flow: tr.FlowTransform, by: float = 0.3) -> tr.FlowTransform:
@@ -47,7 +97,7 @@ def reversible(parts: Iterable[tr.FlowTransform]) -> tr.Compose:
 
 
 def _build(structure: str, bijector: str, context_dim: int) -> tr.FlowTransform:
-    return STRUCTURES[structure](3, BIJECTORS[bijector](), context_dim, **SMALL)
+    return STRUCTURES[structure](3, (BIJECTORS | ELEMENTARY)[bijector](), context_dim, **SMALL)
 
 
 def nested_gaussian(dim: int, few: list[int]) -> tr.NestedGaussian:
@@ -139,6 +189,9 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
     name = f"{structure}_of_{bijector}"
     CONDITIONAL[name] = partial(_build, structure, bijector)
     CROSSED |= set() if bijector in ("affine", "spline") else {name, f"{name}_context"}
+for bijector in ELEMENTARY:
+    CASES[f"elementwise_of_{bijector}"] = partial(_build, "elementwise", bijector, 0)
+    CROSSED.add(f"elementwise_of_{bijector}")
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
@@ -160,7 +213,7 @@ CORE = {
     *("compose_reversible_context", "compose_reversible_tied_context"),
     *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
-    *("conditioned", "compose_conditioned"),
+    *("conditioned", "compose_conditioned", "elementwise_of_exp", "elementwise_of_inline_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {

@@ -1,5 +1,6 @@
 """A chain of transforms as one transform."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -49,7 +50,7 @@ class Compose(FlowTransform):
         self.batch_shape = torch.broadcast_shapes(*(t.batch_shape for t in transforms))
         slow = {t.fast for t in transforms} - {"both"}
         self.fast = "neither" if len(slow) > 1 else slow.pop() if slow else "both"
-        self.reversible = reversible
+        self.reversible, self.sign = reversible, math.prod(t.sign for t in transforms)
 
     @property
     def domain(self) -> Constraint:
