@@ -111,6 +111,13 @@ def nested_gaussian(dim: int, few: list[int]) -> tr.NestedGaussian:
     return made
 
 
+def batch_norm(dim: int) -> tr.BatchNorm:
+    """One that has seen data."""
+    made = tr.BatchNorm(dim)
+    made.inv(3 + 2 * torch.randn(50, dim))
+    return made
+
+
 STRUCTURES = {"elementwise": tr.Elementwise, "coupling": tr.Coupling, "autoregressive": tr.Autoregressive}
 
 # What takes a context: tested without and with one.
@@ -122,6 +129,14 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "lower_triangular_1d": lambda c: tr.LowerTriangular(1, c, scale=3.0, **SMALL),
     "lower_triangular_low_rank": lambda c: tr.LowerTriangular(5, c, rank=2, loc=-1.0, scale=0.5, **SMALL),
     "lower_triangular_high_rank": lambda c: tr.LowerTriangular(2, c, rank=3, **SMALL),
+    "lu": lambda c: tr.LU(4, c, **SMALL),
+    "qr": lambda c: tr.QR(3, c, **SMALL),
+    "svd": lambda c: tr.SVD(3, c, **SMALL),
+    "svd_low_rank": lambda c: tr.SVD(5, c, reflections=2, **SMALL),
+    "householder": lambda c: tr.Householder(4, c, **SMALL),
+    "householder_1d": lambda c: tr.Compose([tr.Householder(1), tr.LU(1, c, **SMALL)]),
+    "rotation": lambda c: tr.Rotation(3, c, **SMALL),
+    "matrix_exponential": lambda c: tr.MatrixExponential(3, c, **SMALL),
     "elementwise_1d": lambda c: tr.Elementwise(1, RQSpline(), c, **SMALL),
     "elementwise_shared": lambda c: tr.Elementwise(3, LeakyReLU(), c, shared=True, **SMALL),
     "elementwise_elu": lambda c: tr.Elementwise(2, RQSpline(), c, activation=nn.ELU, hidden_dims=(5,)),
@@ -176,6 +191,12 @@ CASES: dict[str, Callable[[], tr.FlowTransform]] = {
     "permute_random": lambda: tr.Permute(5),
     "permute_order": lambda: tr.Permute(3, [2, 0, 1]),
     "permute_inverse": lambda: tr.Permute(4, "random").inv,
+    "orthogonal": lambda: tr.Orthogonal(3),
+    "orthogonal_dct": lambda: tr.Orthogonal(4, "dct"),
+    "orthogonal_haar": lambda: tr.Orthogonal(5, "haar"),
+    "act_norm": lambda: tr.ActNorm(3),
+    "act_norm_set": lambda: tr.ActNorm(3).eval(),
+    "batch_norm": lambda: batch_norm(3).eval(),
     "conditioned": lambda: tr.Coupling(3, RQSpline(), 2, **SMALL).condition(torch.tensor([0.5, -1.0])),
     "nested_gaussian": lambda: nested_gaussian(5, [1, 3]),
     "nested_gaussian_2d": lambda: nested_gaussian(2, [1]),
@@ -213,6 +234,8 @@ CORE = {
     *("compose_reversible_context", "compose_reversible_tied_context"),
     *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
+    *("lu_context", "qr_context", "svd_context", "householder_context", "rotation_context"),
+    *("matrix_exponential_context", "orthogonal_haar", "act_norm_set", "batch_norm"),
     *("conditioned", "compose_conditioned", "elementwise_of_exp", "elementwise_of_inline_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.

@@ -110,7 +110,7 @@ def test_supports_and_densities(name: str) -> None:
     if known is not None:
         assert_close(density.log_prob(y.clone()), known.log_prob(y).squeeze(-1), rtol=1e-4, atol=1e-4)
     off = torch.tensor([-3.0])
-    with pytest.raises(ValueError, match="Elementwise expected inputs in .* got 1 of 1 that are not"):
+    with pytest.raises(ValueError, match=r"Elementwise expected inputs in .* got 1 of 1 that are not"):
         density.log_prob(off)
     torch.distributions.Distribution.set_default_validate_args(False)
     try:

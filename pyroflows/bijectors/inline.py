@@ -17,7 +17,7 @@ Function = Callable[..., Tensor]
 class Inline(Bijector):
     """``y = forward(x)``, a map by functions of one's own; of what is left out, the rest is found.
 
-    Without ``log_det`` the slope is found by automatic differentiation, at about the cost of a second ``forward``. Without
+    Without ``log_det`` the slope is found by automatic differentiation, at the cost of a second ``forward``. Without
     ``inverse`` the root is searched for, in about ten calls of ``forward`` and with exact gradients. The functions act
     on each number by itself; to be pickled they must stand in a module, and be no lambdas.
 

@@ -18,9 +18,9 @@ CUT = 100.0
 class SinhArcsinh(Bijector):
     """``y = sinh(w (arsinh(x) + s))``: ``s`` gives skewness, ``w`` tails that are heavier (above 1) or lighter.
 
-    The parameters are ``s = soft_clip(skew, bound)`` and ``log w``, softly clipped to ``tail_bound``. Over a normal base
-    the tails grow like those of ``|x|^w``. Closed form both ways, at the same cost. Beyond ``|x| = 100`` a straight line
-    goes on.
+    The parameters are ``s = soft_clip(skew, bound)`` and ``log w``, softly clipped to ``tail_bound``. Over a normal
+    base the tails grow like those of ``|x|^w``. Closed form both ways, at the same cost. Beyond ``|x| = 100`` a
+    straight line goes on.
 
     Args:
         bound: largest ``|s|``.

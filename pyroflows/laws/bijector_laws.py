@@ -15,7 +15,7 @@ LARGEST_LADJ = 30.0  # whatever the parameters: a slope of 1e13
 
 
 def check_bijector(bijector: Bijector) -> None:
-    """Checks the four laws of a bijector, that it increases (or decreases, as it says), and that its directions undo each other.
+    """Checks the four laws of a bijector, that it is monotone as it says, and that its directions undo each other.
 
     Raises:
         AssertionError: naming the first law of ``BIJECTOR_LAWS`` that does not hold.
