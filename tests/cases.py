@@ -1,5 +1,6 @@
 """The registry that the laws are tested on, name -> constructor, and the flows of other tests."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
@@ -17,19 +18,25 @@ from pyroflows.bijectors import (
     Affine,
     Bend,
     Bijector,
+    CircularShift,
     Cos,
+    CubicSpline,
     DistributionCDF,
     Exp,
     ExponentialCDF,
     Inline,
     LeakyReLU,
+    LinearRationalSpline,
+    LinearSpline,
     NormalCDF,
     Power,
+    QuadraticSpline,
     RQSpline,
     Shift,
     Sigmoid,
     SinhArcsinh,
     Softplus,
+    Stretched,
     Tails,
     Tanh,
 )
@@ -51,6 +58,18 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "spline": RQSpline,
     "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
     "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),
+    "spline_linear_tails": partial(RQSpline, bins=4, tails="linear"),
+    "spline_circular": partial(RQSpline, bins=4, bound=math.pi, tails="circular"),
+    "linear_spline": LinearSpline,
+    "quadratic_spline": partial(QuadraticSpline, bins=5),
+    "quadratic_spline_tails": partial(QuadraticSpline, bins=3, tails="linear"),
+    "quadratic_spline_circular": partial(QuadraticSpline, bins=3, tails="circular"),
+    "cubic_spline": CubicSpline,
+    "cubic_spline_tails": partial(CubicSpline, bins=4, tails="linear"),
+    "linear_rational_spline": LinearRationalSpline,
+    "linear_rational_spline_circular": partial(LinearRationalSpline, bins=3, tails="circular"),
+    "circular_shift": CircularShift,
+    "stretched": partial(Stretched, RQSpline(bins=3)),
     "sinh_arcsinh": SinhArcsinh,
     "inline": lambda: Inline(_softly, param_shapes=((),)),
 }
@@ -118,6 +137,12 @@ def batch_norm(dim: int) -> tr.BatchNorm:
     return made
 
 
+def fixed(dim: int) -> list[tr.FlowTransform]:
+    """Linear maps that take no context, as they are after training."""
+    return [tr.Orthogonal(dim), tr.ActNorm(dim).eval(), batch_norm(dim).eval()]
+
+
+MIXING = (tr.LU, tr.QR, tr.SVD, tr.Householder, tr.Rotation, tr.MatrixExponential)
 STRUCTURES = {"elementwise": tr.Elementwise, "coupling": tr.Coupling, "autoregressive": tr.Autoregressive}
 
 # What takes a context: tested without and with one.
@@ -137,6 +162,7 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "householder_1d": lambda c: tr.Compose([tr.Householder(1), tr.LU(1, c, **SMALL)]),
     "rotation": lambda c: tr.Rotation(3, c, **SMALL),
     "matrix_exponential": lambda c: tr.MatrixExponential(3, c, **SMALL),
+    "mixing": lambda c: tr.Compose([*(make(3, c, hidden_dims=(4,)) for make in MIXING), *fixed(3)]),
     "elementwise_1d": lambda c: tr.Elementwise(1, RQSpline(), c, **SMALL),
     "elementwise_shared": lambda c: tr.Elementwise(3, LeakyReLU(), c, shared=True, **SMALL),
     "elementwise_elu": lambda c: tr.Elementwise(2, RQSpline(), c, activation=nn.ELU, hidden_dims=(5,)),
@@ -179,6 +205,8 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "iaf": lambda c: flows.iaf(4, c, layers=2, bound=5.0, **SMALL),
     "iaf_1d": lambda c: flows.iaf(1, c, **SMALL),
     "nsf": lambda c: flows.nsf(4, c, layers=2, **SMALL),
+    "ncsf": lambda c: flows.ncsf(3, c, layers=2, bins=4, **SMALL),
+    "ncsf_1d": lambda c: flows.ncsf(1, c, bins=4, **SMALL),
     "nsf_1d": lambda c: flows.nsf(1, c, bins=5, bound=2.0, **SMALL),
     "nsf_maf": lambda c: flows.nsf(3, c, structure="autoregressive", layers=1, **SMALL),
     "nsf_iaf": lambda c: flows.nsf(3, c, structure="autoregressive", fast="forward", layers=1, **SMALL),
@@ -234,6 +262,7 @@ CORE = {
     *("compose_reversible_context", "compose_reversible_tied_context"),
     *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
+    *("ncsf_context", "elementwise_of_circular_shift", "mixing_context"),
     *("lu_context", "qr_context", "svd_context", "householder_context", "rotation_context"),
     *("matrix_exponential_context", "orthogonal_haar", "act_norm_set", "batch_norm"),
     *("conditioned", "compose_conditioned", "elementwise_of_exp", "elementwise_of_inline_context"),
@@ -241,7 +270,7 @@ CORE = {
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
-    *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part"),
+    *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part", "mixing_context"),
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),

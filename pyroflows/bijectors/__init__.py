@@ -4,10 +4,12 @@ from .affine import Affine, Shift
 from .base import Bijector, Inverse
 from .bend import Bend, LeakyReLU
 from .cdf import DistributionCDF, ExponentialCDF, NormalCDF
+from .circular import CircularShift
 from .elementary import ELU, Cos, Exp, Power, Sigmoid, Softplus, Tanh
 from .inline import Inline
 from .skew import SinhArcsinh
-from .spline.spline import RQSpline
+from .spline import CubicSpline, LinearRationalSpline, LinearSpline, QuadraticSpline, RQSpline
+from .stretched import Stretched
 from .tails import Tails
 
 __all__ = [
@@ -15,20 +17,26 @@ __all__ = [
     "Affine",
     "Bend",
     "Bijector",
+    "CircularShift",
     "Cos",
+    "CubicSpline",
     "DistributionCDF",
     "Exp",
     "ExponentialCDF",
     "Inline",
     "Inverse",
     "LeakyReLU",
+    "LinearRationalSpline",
+    "LinearSpline",
     "NormalCDF",
     "Power",
+    "QuadraticSpline",
     "RQSpline",
     "Shift",
     "Sigmoid",
     "SinhArcsinh",
     "Softplus",
+    "Stretched",
     "Tails",
     "Tanh",
 ]

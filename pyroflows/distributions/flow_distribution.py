@@ -190,9 +190,10 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return self.base.log_prob(x) if x.numel() else x.flatten(-len(self.event_shape)).sum(-1)
 
     def _scalar_base(self, what: str) -> Distribution:
-        if tuple(self.event_shape) != (1,) or not isinstance(self.base, torch.distributions.Independent):
+        independent = isinstance(self.base, torch.distributions.Independent)
+        if tuple(self.event_shape) != (1,) or not independent or not self.transform.sign:
             raise ValueError(
-                f"{what} expected one dimension over a base made by .to_event(1), "
+                f"{what} expected one dimension over a base made by .to_event(1), and no circle, "
                 f"got {self.transform.extra_repr()} over {self.base}"
             )
         return self.base.base_dist

@@ -75,7 +75,8 @@ class Elementwise(FlowTransform):
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             value, ladj = self._each(x, context, False)
-            score = (score - slope([ladj], x, [torch.ones_like(ladj)])) * (-ladj.detach()).exp() * self.sign
+            score = (score - slope([ladj], x, [torch.ones_like(ladj)])) * (-ladj.detach()).exp()
+            score = -score if self.sign < 0 else score
         return value, ladj.detach().sum(-1), score
 
     def _each(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
