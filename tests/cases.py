@@ -139,7 +139,8 @@ def batch_norm(dim: int) -> tr.BatchNorm:
 
 def fixed(dim: int) -> list[tr.FlowTransform]:
     """Linear maps that take no context, as they are after training."""
-    return [tr.Orthogonal(dim), tr.ActNorm(dim).eval(), batch_norm(dim).eval()]
+    turn = torch.eye(dim).roll(1, 0) * (-1.0) ** torch.arange(dim)  # to the digit in double precision, too
+    return [tr.Orthogonal(dim, turn), tr.ActNorm(dim).eval(), batch_norm(dim).eval()]
 
 
 MIXING = (tr.LU, tr.QR, tr.SVD, tr.Householder, tr.Rotation, tr.MatrixExponential)
