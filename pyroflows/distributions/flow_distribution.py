@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ..transforms import FlowTransform
+from ..transforms.compose import as_flow
 from ..transforms.domains import is_same
 from ..transforms.fixed import Fixed
 from .image import Image
@@ -27,7 +28,8 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         base: a distribution over vectors of size ``D`` (events of the transform's shape), or over scalars in a batch
             whose last size is ``D`` (it is then made a vector). None is the standard normal on the transform's device
             and dtype, or the uniform where the transform's domain is an interval.
-        transform: a flow; one with a context must be conditioned before sampling and scoring.
+        transform: a flow; one with a context must be conditioned before sampling and scoring. Over a base that is
+            given it may be one of torch's or Pyro's.
         validate_args: as in torch.
         path: as a guide's site, leave the score of the distribution out of the gradient of the ELBO, whose mean it
             does not change: gradients are then less noisy, without noise where the distribution is exact, and a step
@@ -54,6 +56,8 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         *,
         path: bool = False,
     ) -> None:
+        if base is not None:
+            transform = as_flow(transform, base.event_shape or base.batch_shape[-1:])
         if not isinstance(transform, FlowTransform):
             raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
         base = standard_base(transform) if base is None else _as_events(base, transform.event_shape)

@@ -6,6 +6,7 @@ from .base import Conditioned, FlowTransform, Inverse
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
+from .foreign import Foreign, from_zuko
 from .linear import LU, MatrixExponential, Rotation
 from .nested_gaussian import NestedGaussian, Part
 from .normalise import ActNorm, BatchNorm
@@ -28,6 +29,7 @@ __all__ = [
     "Coupling",
     "Elementwise",
     "FlowTransform",
+    "Foreign",
     "Householder",
     "Inverse",
     "LowerTriangular",
@@ -38,4 +40,5 @@ __all__ = [
     "Part",
     "Permute",
     "Rotation",
+    "from_zuko",
 ]
