@@ -27,6 +27,8 @@ def is_whole_space(constraint: Constraint) -> bool:
 
 def on_events(constraint: Constraint, event_shape: Size) -> Constraint:
     """A constraint of the last dimensions, or of numbers, as one of whole events."""
+    if constraint is constraints.real:
+        return whole_space(event_shape)
     missing = len(event_shape) - constraint.event_dim
     return constraints.independent(constraint, missing) if missing else constraint
 
