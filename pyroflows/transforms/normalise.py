@@ -90,7 +90,7 @@ class BatchNorm(FlowTransform):
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor) -> None:
-        weight = self.momentum if self.is_set else 1.0
+        weight = torch.where(self.is_set, self.momentum, 1.0).to(mean)
         self.variance.lerp_(variance, weight)
         self.mean.lerp_(mean, weight)
         self.is_set.fill_(True)
