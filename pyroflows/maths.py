@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def clip(x: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
@@ -34,6 +35,32 @@ def soft_clip(x: Tensor, bound: float) -> Tensor:
 def soft_unclip(y: Tensor, bound: float) -> Tensor:
     """The ``x`` that :func:`soft_clip` maps to ``y``, for ``|y| < bound``."""
     return y / (1 - y.abs() / bound)
+
+
+def fill_triangular(numbers: Tensor, upper: bool = False) -> Tensor:
+    """Lower triangular matrices ``(..., n, n)`` of ``n (n + 1) / 2`` numbers ``(..., n (n + 1) / 2)``, row by row.
+
+    Args:
+        numbers: the entries on and below the diagonal.
+        upper: gives upper triangular matrices, also row by row.
+
+    Raises:
+        ValueError: if no triangle has that many entries.
+
+    Example:
+        >>> fill_triangular(torch.arange(1.0, 7.0))
+        tensor([[1., 0., 0.],
+                [2., 3., 0.],
+                [4., 5., 6.]])
+    """
+    count = numbers.shape[-1]
+    size = (math.isqrt(8 * count + 1) - 1) // 2
+    if size * (size + 1) // 2 != count:
+        raise ValueError(f"fill_triangular expected 1, 3, 6, 10, ... n (n + 1) / 2 numbers, got {count}")
+    every = torch.ones(size, size, dtype=torch.long, device=numbers.device)
+    mask = (every.triu() if upper else every.tril()).flatten()
+    places = (mask.cumsum(0) * mask).view(size, size)
+    return pad(numbers, (1, 0))[..., places]
 
 
 def between(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The registry that the laws are tested on, name -> constructor, and the flows of other tests."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
@@ -12,7 +13,33 @@ from torch.distributions import constraints
 
 from pyroflows import flows
 from pyroflows import transforms as tr
-from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift, Tails
+from pyroflows.bijectors import (
+    ELU,
+    Affine,
+    Bend,
+    Bijector,
+    CircularShift,
+    Cos,
+    CubicSpline,
+    DistributionCDF,
+    Exp,
+    ExponentialCDF,
+    Inline,
+    LeakyReLU,
+    LinearRationalSpline,
+    LinearSpline,
+    NormalCDF,
+    Power,
+    QuadraticSpline,
+    RQSpline,
+    Shift,
+    Sigmoid,
+    SinhArcsinh,
+    Softplus,
+    Stretched,
+    Tails,
+    Tanh,
+)
 from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
@@ -31,7 +58,49 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "spline": RQSpline,
     "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
     "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),
+    "spline_linear_tails": partial(RQSpline, bins=4, tails="linear"),
+    "spline_circular": partial(RQSpline, bins=4, bound=math.pi, tails="circular"),
+    "linear_spline": LinearSpline,
+    "quadratic_spline": partial(QuadraticSpline, bins=5),
+    "quadratic_spline_tails": partial(QuadraticSpline, bins=3, tails="linear"),
+    "quadratic_spline_circular": partial(QuadraticSpline, bins=3, tails="circular"),
+    "cubic_spline": CubicSpline,
+    "cubic_spline_tails": partial(CubicSpline, bins=4, tails="linear"),
+    "linear_rational_spline": LinearRationalSpline,
+    "linear_rational_spline_circular": partial(LinearRationalSpline, bins=3, tails="circular"),
+    "circular_shift": CircularShift,
+    "stretched": partial(Stretched, RQSpline(bins=3)),
+    "sinh_arcsinh": SinhArcsinh,
+    "inline": lambda: Inline(_softly, param_shapes=((),)),
 }
+# Those without parameters, from one domain onto another.
+ELEMENTARY: dict[str, Callable[[], Bijector]] = {
+    "exp": Exp,
+    "log": lambda: Exp().inv,
+    "softplus": Softplus,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "square": Power,
+    "reciprocal": partial(Power, -1.0),
+    "elu": ELU,
+    "elu_wide": partial(ELU, 1.5),
+    "cos": Cos,
+    "normal_cdf": NormalCDF,
+    "probit": lambda: NormalCDF().inv,
+    "exponential_cdf": partial(ExponentialCDF, 0.5),
+    "gumbel_cdf": lambda: DistributionCDF(dist.Gumbel(0.5, 2.0)),
+    "gamma_cdf": lambda: DistributionCDF(dist.Gamma(2.0, 0.5)),
+    "inline_cubic": lambda: Inline(_cubic),
+    "inline_exp": lambda: Inline(torch.exp, torch.log, torch.clone, codomain=constraints.positive),
+}
+
+
+def _cubic(x: torch.Tensor) -> torch.Tensor:
+    return x + x**3
+
+
+def _softly(x: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
+    return x + 0.9 * bend.tanh() * x.sin()
 
 
 def moved(flow: tr.FlowTransform, by: float = 0.3) -> tr.FlowTransform:
@@ -47,7 +116,7 @@ def reversible(parts: Iterable[tr.FlowTransform]) -> tr.Compose:
 
 
 def _build(structure: str, bijector: str, context_dim: int) -> tr.FlowTransform:
-    return STRUCTURES[structure](3, BIJECTORS[bijector](), context_dim, **SMALL)
+    return STRUCTURES[structure](3, (BIJECTORS | ELEMENTARY)[bijector](), context_dim, **SMALL)
 
 
 def nested_gaussian(dim: int, few: list[int]) -> tr.NestedGaussian:
@@ -61,6 +130,20 @@ def nested_gaussian(dim: int, few: list[int]) -> tr.NestedGaussian:
     return made
 
 
+def batch_norm(dim: int) -> tr.BatchNorm:
+    """One that has seen data."""
+    made = tr.BatchNorm(dim)
+    made.inv(3 + 2 * torch.randn(50, dim))
+    return made
+
+
+def fixed(dim: int) -> list[tr.FlowTransform]:
+    """Linear maps that take no context, as they are after training."""
+    turn = torch.eye(dim).roll(1, 0) * (-1.0) ** torch.arange(dim)  # to the digit in double precision, too
+    return [tr.Orthogonal(dim, turn), tr.ActNorm(dim).eval(), batch_norm(dim).eval()]
+
+
+MIXING = (tr.LU, tr.QR, tr.SVD, tr.Householder, tr.Rotation, tr.MatrixExponential)
 STRUCTURES = {"elementwise": tr.Elementwise, "coupling": tr.Coupling, "autoregressive": tr.Autoregressive}
 
 # What takes a context: tested without and with one.
@@ -72,6 +155,15 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "lower_triangular_1d": lambda c: tr.LowerTriangular(1, c, scale=3.0, **SMALL),
     "lower_triangular_low_rank": lambda c: tr.LowerTriangular(5, c, rank=2, loc=-1.0, scale=0.5, **SMALL),
     "lower_triangular_high_rank": lambda c: tr.LowerTriangular(2, c, rank=3, **SMALL),
+    "lu": lambda c: tr.LU(4, c, **SMALL),
+    "qr": lambda c: tr.QR(3, c, **SMALL),
+    "svd": lambda c: tr.SVD(3, c, **SMALL),
+    "svd_low_rank": lambda c: tr.SVD(5, c, reflections=2, **SMALL),
+    "householder": lambda c: tr.Householder(4, c, **SMALL),
+    "householder_1d": lambda c: tr.Compose([tr.Householder(1), tr.LU(1, c, **SMALL)]),
+    "rotation": lambda c: tr.Rotation(3, c, **SMALL),
+    "matrix_exponential": lambda c: tr.MatrixExponential(3, c, **SMALL),
+    "mixing": lambda c: tr.Compose([*(make(3, c, hidden_dims=(4,)) for make in MIXING), *fixed(3)]),
     "elementwise_1d": lambda c: tr.Elementwise(1, RQSpline(), c, **SMALL),
     "elementwise_shared": lambda c: tr.Elementwise(3, LeakyReLU(), c, shared=True, **SMALL),
     "elementwise_elu": lambda c: tr.Elementwise(2, RQSpline(), c, activation=nn.ELU, hidden_dims=(5,)),
@@ -114,6 +206,8 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "iaf": lambda c: flows.iaf(4, c, layers=2, bound=5.0, **SMALL),
     "iaf_1d": lambda c: flows.iaf(1, c, **SMALL),
     "nsf": lambda c: flows.nsf(4, c, layers=2, **SMALL),
+    "ncsf": lambda c: flows.ncsf(3, c, layers=2, bins=4, **SMALL),
+    "ncsf_1d": lambda c: flows.ncsf(1, c, bins=4, **SMALL),
     "nsf_1d": lambda c: flows.nsf(1, c, bins=5, bound=2.0, **SMALL),
     "nsf_maf": lambda c: flows.nsf(3, c, structure="autoregressive", layers=1, **SMALL),
     "nsf_iaf": lambda c: flows.nsf(3, c, structure="autoregressive", fast="forward", layers=1, **SMALL),
@@ -126,6 +220,12 @@ CASES: dict[str, Callable[[], tr.FlowTransform]] = {
     "permute_random": lambda: tr.Permute(5),
     "permute_order": lambda: tr.Permute(3, [2, 0, 1]),
     "permute_inverse": lambda: tr.Permute(4, "random").inv,
+    "orthogonal": lambda: tr.Orthogonal(3),
+    "orthogonal_dct": lambda: tr.Orthogonal(4, "dct"),
+    "orthogonal_haar": lambda: tr.Orthogonal(5, "haar"),
+    "act_norm": lambda: tr.ActNorm(3),
+    "act_norm_set": lambda: tr.ActNorm(3).eval(),
+    "batch_norm": lambda: batch_norm(3).eval(),
     "conditioned": lambda: tr.Coupling(3, RQSpline(), 2, **SMALL).condition(torch.tensor([0.5, -1.0])),
     "nested_gaussian": lambda: nested_gaussian(5, [1, 3]),
     "nested_gaussian_2d": lambda: nested_gaussian(2, [1]),
@@ -139,6 +239,9 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
     name = f"{structure}_of_{bijector}"
     CONDITIONAL[name] = partial(_build, structure, bijector)
     CROSSED |= set() if bijector in ("affine", "spline") else {name, f"{name}_context"}
+for bijector in ELEMENTARY:
+    CASES[f"elementwise_of_{bijector}"] = partial(_build, "elementwise", bijector, 0)
+    CROSSED.add(f"elementwise_of_{bijector}")
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
@@ -160,12 +263,15 @@ CORE = {
     *("compose_reversible_context", "compose_reversible_tied_context"),
     *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
-    *("conditioned", "compose_conditioned"),
+    *("ncsf_context", "elementwise_of_circular_shift", "mixing_context"),
+    *("lu_context", "qr_context", "svd_context", "householder_context", "rotation_context"),
+    *("matrix_exponential_context", "orthogonal_haar", "act_norm_set", "batch_norm"),
+    *("conditioned", "compose_conditioned", "elementwise_of_exp", "elementwise_of_inline_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
-    *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part"),
+    *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part", "mixing_context"),
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.func import vmap
 from torch.testing import assert_close
 
@@ -23,7 +24,7 @@ def params_of(name: str, rows: int, scale: float = 1.0) -> list[Tensor]:
 
 def knots_of(raw: Tensor) -> Tensor:
     """The knots that a spline makes of its raw widths or heights."""
-    return SPLINE._tables(raw)[2]
+    return SPLINE.split(raw)[2]
 
 
 def stressed(scale: float, seeds: int = 200) -> tuple[list[Tensor], Tensor]:
@@ -76,10 +77,12 @@ def test_spline_of_half_precision_parameters_keeps_the_precision_of_its_input() 
             assert all(g.dtype == torch.bfloat16 for g in torch.autograd.grad(found.sum(), halves, retain_graph=True))
 
 
-@pytest.mark.parametrize("name", BIJECTORS)
+@pytest.mark.parametrize("name", BIJECTORS.keys() - {"inline"})  # whose sine knows no far
 @pytest.mark.parametrize("size", [1e4, 1e10, 1e30])
 def test_far_inputs_stay_finite_and_keep_their_size(name: str, size: float) -> None:
     bijector, params = BIJECTORS[name](), params_of(name, 20, scale=3.0)
+    if bijector.domain is not constraints.real:
+        return  # of a circle: nothing is far
     leaves = [leaf.requires_grad_() for leaf in (torch.tensor([-size, size]).repeat(10), *params)]
     for way in (bijector.forward, bijector.inverse):
         value, ladj = way(*leaves)
@@ -198,9 +201,9 @@ def test_spline_slopes_follow_their_parameter() -> None:
     assert_close(at_knot, [-math.log(10.0), 0.0, math.log(10.0)], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"bins": 1}, {"bound": 0.0}, {"min_bin": 0.0}, {"min_bin": 1.0}])
+@pytest.mark.parametrize("wrong", [{"bins": 1}, {"bound": 0.0}, {"min_bin": 0.0}, {"min_bin": 1.0}, {"tails": "no"}])
 def test_spline_refuses_constants_out_of_range(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=r"expected bins >= 2, bound > 0 and 0 < min_bin < 1, got RQSpline\("):
+    with pytest.raises(ValueError, match=r"bins >= 2, bound > 0, 0 < min_bin < 1 and tails in .*, got RQSpline\("):
         RQSpline(**wrong)
 
 

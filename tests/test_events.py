@@ -166,7 +166,7 @@ MESSAGES = {
         r"a base over events of shape \(2, 3, 3\), got event shape \(\) .*: use .expand and .to_event\(3\)",
     ),
     "base_support": (
-        lambda: FlowDistribution(transform=Logistic(3)),
+        lambda: FlowDistribution(Normal(torch.zeros(3), 1.0), Logistic(3)),
         r"expected a base over the transform's domain, .*Interval.*, got one over .*Real.*: take another base",
     ),
     "outside": (

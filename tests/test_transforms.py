@@ -261,7 +261,7 @@ def test_the_memory_needs_no_switch() -> None:
 def test_repr_says_what_it_is() -> None:
     layer = Coupling(3, RQSpline(bins=5), context_dim=2, mask="alternating", hidden_dims=(7,))
     assert repr(layer).startswith(
-        "Coupling(\n  input_dim=3, context_dim=2, RQSpline(bins=5, bound=4.0, min_bin=0.15), kept=[0, 2]\n"
+        "Coupling(\n  input_dim=3, context_dim=2, RQSpline(bins=5, bound=4.0, min_bin=0.15, tails='identity'), kept="
     )
     assert "Autoregressive(\n  input_dim=2, Shift(), fast='inverse'" in repr(Autoregressive(2, Shift(), fast="inverse"))
     assert "Elementwise(\n  input_dim=2, LeakyReLU(bound=6.9" in repr(Elementwise(2, LeakyReLU(), shared=True))

@@ -1,17 +1,42 @@
-"""Bijectors: increasing maps of the real line, pure tensor maths without modules or context."""
+"""Bijectors: monotone maps of the real line or a part of it, pure tensor maths without modules or context."""
 
 from .affine import Affine, Shift
-from .base import Bijector
+from .base import Bijector, Inverse
 from .bend import Bend, LeakyReLU
-from .spline.spline import RQSpline
+from .cdf import DistributionCDF, ExponentialCDF, NormalCDF
+from .circular import CircularShift
+from .elementary import ELU, Cos, Exp, Power, Sigmoid, Softplus, Tanh
+from .inline import Inline
+from .skew import SinhArcsinh
+from .spline import CubicSpline, LinearRationalSpline, LinearSpline, QuadraticSpline, RQSpline
+from .stretched import Stretched
 from .tails import Tails
 
 __all__ = [
+    "ELU",
     "Affine",
     "Bend",
     "Bijector",
+    "CircularShift",
+    "Cos",
+    "CubicSpline",
+    "DistributionCDF",
+    "Exp",
+    "ExponentialCDF",
+    "Inline",
+    "Inverse",
     "LeakyReLU",
+    "LinearRationalSpline",
+    "LinearSpline",
+    "NormalCDF",
+    "Power",
+    "QuadraticSpline",
     "RQSpline",
     "Shift",
+    "Sigmoid",
+    "SinhArcsinh",
+    "Softplus",
+    "Stretched",
     "Tails",
+    "Tanh",
 ]

@@ -1,7 +1,8 @@
 """Distributions whose draws a flow moves, and the bases that they start from."""
 
 from .component_bases import ComponentBase, MixtureBase, ProductBase
-from .flow_distribution import FlowDistribution, standard_normal
+from .flow_distribution import FlowDistribution
+from .support import standard_normal
 
 __all__ = [
     "ComponentBase",

@@ -1,19 +1,20 @@
 """A flow as a Pyro distribution."""
 
-from itertools import chain
 from typing import ClassVar
 
 import torch
-from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.conditional import ConditionalDistribution
 from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ..transforms import FlowTransform
-from ..transforms.domains import is_same, is_whole_space
+from ..transforms.compose import as_flow
+from ..transforms.domains import is_same
 from ..transforms.fixed import Fixed
 from .image import Image
+from .support import check_support, inside_of, standard_base, support_of
 
 
 class FlowDistribution(TorchDistribution, ConditionalDistribution):
@@ -26,8 +27,9 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
     Args:
         base: a distribution over vectors of size ``D`` (events of the transform's shape), or over scalars in a batch
             whose last size is ``D`` (it is then made a vector). None is the standard normal on the transform's device
-            and dtype.
-        transform: a flow; one with a context must be conditioned before sampling and scoring.
+            and dtype, or the uniform where the transform's domain is an interval.
+        transform: a flow; one with a context must be conditioned before sampling and scoring. Over a base that is
+            given it may be one of torch's or Pyro's.
         validate_args: as in torch.
         path: as a guide's site, leave the score of the distribution out of the gradient of the ELBO, whose mean it
             does not change: gradients are then less noisy, without noise where the distribution is exact, and a step
@@ -54,11 +56,13 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         *,
         path: bool = False,
     ) -> None:
+        if base is not None:
+            transform = as_flow(transform, base.event_shape or base.batch_shape[-1:])
         if not isinstance(transform, FlowTransform):
             raise TypeError(f"FlowDistribution expected a FlowTransform, got {type(transform).__name__}")
-        base = standard_normal(transform) if base is None else _as_events(base, transform.event_shape)
+        base = standard_base(transform) if base is None else _as_events(base, transform.event_shape)
         batch_shape = _broadcast("a base and a context", base.batch_shape, transform.batch_shape)
-        _check_support(base, transform)
+        check_support(base, transform)
         self.base = base.expand(batch_shape) if batch_shape != base.batch_shape else base
         self.transform, self.path = transform, path
         super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
@@ -71,7 +75,7 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """The codomain of the transform, or the image of the base's support, where that is not the whole domain."""
-        inside = _support(self.base)
+        inside = support_of(self.base)
         whole = inside is None or is_same(inside, self.transform.domain)
         return self.transform.codomain if whole else Image(inside, self.transform)
 
@@ -162,11 +166,16 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return ScoreParts(log_prob, 0, FlowDistribution(self.base, Fixed(self.transform)).log_prob(value))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of ``value`` of shape ``(..., *event_shape)``; free of a second pass right after sampling it."""
+        """Log density of ``value`` of shape ``(..., *event_shape)``; free of a second pass right after sampling it.
+
+        Off the support it is ``-inf``, or a ValueError while validation is on.
+        """
         batch = value.shape[: max(0, value.dim() - len(self.event_shape))]
         _broadcast("a distribution and values", self.batch_shape, batch)
+        value, off = inside_of(self.transform.codomain, value)
         x, ladj = self.transform.inv.call_and_ladj(value)
-        return self._log_base(x) + ladj
+        log_prob = self._log_base(x) + ladj
+        return log_prob if off is None else torch.where(off, -torch.inf, log_prob)
 
     def cdf(self, value: Tensor) -> Tensor:
         """``P(Y <= value)`` of shape ``(...)`` for ``value`` of shape ``(..., 1)``; ``D`` must be 1."""
@@ -185,9 +194,10 @@ class FlowDistribution(TorchDistribution, ConditionalDistribution):
         return self.base.log_prob(x) if x.numel() else x.flatten(-len(self.event_shape)).sum(-1)
 
     def _scalar_base(self, what: str) -> Distribution:
-        if tuple(self.event_shape) != (1,) or not isinstance(self.base, torch.distributions.Independent):
+        independent = isinstance(self.base, torch.distributions.Independent)
+        if tuple(self.event_shape) != (1,) or not independent or not self.transform.sign:
             raise ValueError(
-                f"{what} expected one dimension over a base made by .to_event(1), "
+                f"{what} expected one dimension over a base made by .to_event(1), and no circle, "
                 f"got {self.transform.extra_repr()} over {self.base}"
             )
         return self.base.base_dist
@@ -204,15 +214,6 @@ def _broadcast(what: str, first: Size, second: Size) -> Size:
     return torch.broadcast_shapes(first, second)
 
 
-def standard_normal(transform: FlowTransform) -> Independent:
-    """The standard normal of the transform's events, on its device and in its dtype."""
-    tensors = chain(transform.parameters(), transform.buffers())
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    loc = torch.zeros(transform.event_shape, dtype=like.dtype, device=like.device)
-    normal = Normal(loc, torch.ones_like(loc), validate_args=False)
-    return Independent(normal, loc.dim(), validate_args=False)
-
-
 def _as_events(base: Distribution, event_shape: Size) -> Distribution:
     """Makes a batch of scalars whose last sizes are those of an event a distribution over events."""
     missing = len(event_shape) - len(base.event_shape)
@@ -226,21 +227,3 @@ def _as_events(base: Distribution, event_shape: Size) -> Distribution:
             f"shape {tuple(base.batch_shape)}: use .expand and .to_event({len(event_shape)})"
         )
     return base
-
-
-def _support(base: Distribution) -> constraints.Constraint | None:
-    """Where a base draws, None if it does not say."""
-    try:
-        return base.support
-    except NotImplementedError:
-        return None
-
-
-def _check_support(base: Distribution, transform: FlowTransform) -> None:
-    """Raises unless the base draws where the transform maps from."""
-    inside = _support(base)
-    if inside is not None and not is_whole_space(transform.domain) and not is_same(inside, transform.domain):
-        raise ValueError(
-            f"FlowDistribution expected a base over the transform's domain, {transform.domain}, got one over {inside}: "
-            f"take another base, or put Onto(...) before the transform"
-        )

@@ -1,6 +1,7 @@
 """Recipes: whole flows by name, each a Compose that mixes every dimension; the identity at first, but for ``net=``."""
 
 from .autoregressive import iaf, maf
+from .circular import ncsf
 from .coupling import nice, realnvp, steady, with_tails
 from .linear import full_rank
 from .spline import nsf
@@ -12,6 +13,7 @@ __all__ = [
     "full_rank",
     "iaf",
     "maf",
+    "ncsf",
     "nice",
     "nsf",
     "realnvp",

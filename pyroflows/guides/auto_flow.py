@@ -18,6 +18,7 @@ from ..model import LatentSpace
 from ..model.check import check_model, started
 from ..model.latent_space import Unscored
 from ..transforms import Affine, Compose, FlowTransform, LowerTriangular, NestedGaussian
+from ..transforms.compose import as_flow
 from .flow_guide import FlowGuide
 from .guarded import Guarded
 from .init import init_to_prior, prior_spread
@@ -119,7 +120,7 @@ class AutoFlow(FlowGuide):
         spread = prior_spread(self.space, self.prototype_trace) if self._is_steady else None
         if scale is None:
             scale = 0.1 if spread is None else START * spread
-        flow = make_flow(self.latent_dim)
+        flow = as_flow(make_flow(self.latent_dim), (self.latent_dim,))
         if not isinstance(flow, FlowTransform):
             raise TypeError(f"AutoFlow expected flow(D) to be a FlowTransform, got {type(flow).__name__}")
         full = partial(LowerTriangular, spread=spread)

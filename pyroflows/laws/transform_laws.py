@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
 from ..autograd import slope
 from ..distributions import FlowDistribution
@@ -63,7 +64,9 @@ def log_det(transform: FlowTransform, context: Tensor | None) -> None:
 
 def carried_score(transform: FlowTransform, context: Tensor | None) -> None:
     """The slope of the log density at a draw is the one that autograd finds, the draw that of an ordinary pass."""
-    density = FlowDistribution(transform=over_reals(transform).condition(context))
+    view = over_reals(transform).condition(context)
+    loc = torch.zeros(view.event_shape, dtype=torch.float64)  # the standard normal, for a map without parameters too
+    density = FlowDistribution(Independent(Normal(loc, 1.0), loc.dim()), view)
     with seeded(seed_of("a draw and its score"), torch.device("cpu")):
         plain = density.rsample((ROWS,))
     with seeded(seed_of("a draw and its score"), torch.device("cpu")):

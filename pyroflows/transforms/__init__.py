@@ -6,23 +6,39 @@ from .base import Conditioned, FlowTransform, Inverse
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
+from .foreign import Foreign, from_zuko
+from .linear import LU, MatrixExponential, Rotation
 from .nested_gaussian import NestedGaussian, Part
+from .normalise import ActNorm, BatchNorm
 from .onto import Onto
+from .orthogonal import Orthogonal
 from .permute import Permute
+from .reflections import QR, SVD, Householder
 from .triangular import LowerTriangular
 
 __all__ = [
+    "LU",
+    "QR",
+    "SVD",
+    "ActNorm",
     "Affine",
     "Autoregressive",
+    "BatchNorm",
     "Compose",
     "Conditioned",
     "Coupling",
     "Elementwise",
     "FlowTransform",
+    "Foreign",
+    "Householder",
     "Inverse",
     "LowerTriangular",
+    "MatrixExponential",
     "NestedGaussian",
     "Onto",
+    "Orthogonal",
     "Part",
     "Permute",
+    "Rotation",
+    "from_zuko",
 ]

@@ -43,10 +43,14 @@ class Affine(FlowTransform):
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.params(context).chunk(2, dim=-1)
-        log_scale = soft_clip(log_scale, LOG_SCALE_BOUND)
-        value = (z - loc) * (-log_scale).exp() if inverse else loc + log_scale.exp() * z
-        ladj = log_scale.sum(-1).expand(value.shape[:-1])
-        return value, -ladj if inverse else ladj
+        return scaled(z, loc, soft_clip(log_scale, LOG_SCALE_BOUND), inverse)
+
+
+def scaled(z: Tensor, loc: Tensor, log_scale: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """``loc + scale * z``, or the way back, and the ladj."""
+    value = (z - loc) * (-log_scale).exp() if inverse else loc + log_scale.exp() * z
+    ladj = log_scale.sum(-1).expand(value.shape[:-1])
+    return value, -ladj if inverse else ladj
 
 
 def initial_values(transform: FlowTransform, loc: float | Tensor, scale: float | Tensor) -> Tensor:

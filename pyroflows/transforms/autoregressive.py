@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from ..bijectors import Bijector
 from ..nets import Activation, MaskedMLP
 from .autoregressive_inverse import invert
 from .base import FlowTransform
+from .domains import check_onto_itself, on_events
 from .permute import as_order, reorder
 
 
@@ -30,7 +32,7 @@ class Autoregressive(FlowTransform):
         paired: how the network starts at zero, see :class:`~pyroflows.nets.MaskedMLP`; False with dropout.
 
     Raises:
-        ValueError: if ``fast`` or ``order`` is not one of these.
+        ValueError: if ``fast`` or ``order`` is not one of these, or the bijector leads elsewhere.
 
     References:
         Improved Variational Inference with Inverse Autoregressive Flow. Kingma et al., 2016.
@@ -61,11 +63,19 @@ class Autoregressive(FlowTransform):
         super().__init__(input_dim, context_dim)
         if fast not in ("forward", "inverse"):
             raise ValueError(f"Autoregressive expected fast='forward' or 'inverse', got {fast!r}")
+        check_onto_itself("Autoregressive", bijector)
         self.bijector, self.fast = bijector, fast
         order = as_order(order, input_dim)
         self.register_buffer("order", order)
         self.register_buffer("order_back", order.argsort())
         self.net = MaskedMLP(input_dim, bijector.param_count, context_dim, hidden_dims, activation, paired)
+
+    @property
+    def domain(self) -> Constraint:
+        """The bijector's, for each dimension."""
+        return on_events(self.bijector.domain, self.event_shape)
+
+    codomain = domain
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         z = reorder(z, self.order, self.order_back)

@@ -141,7 +141,8 @@ class View(FlowTransform):
 
     def __init__(self, transform: FlowTransform, context_dim: int = 0) -> None:
         super().__init__(transform.event_shape, context_dim)
-        self.transform, self.batch_shape, self.fast = transform, transform.batch_shape, transform.fast
+        self.transform, self.batch_shape = transform, transform.batch_shape
+        self.fast, self.sign = transform.fast, transform.sign
 
     @property
     def domain(self) -> Constraint:

@@ -1,15 +1,20 @@
 """A chain of transforms as one transform."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
+from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
+from torch.distributions import ComposeTransform, IndependentTransform, Transform
 from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import _InverseTransform
 
 from .base import FlowTransform
 from .compose_reversible import chain, reversible_chain
 from .domains import is_same
+from .foreign import Foreign
 
 
 class Compose(FlowTransform):
@@ -25,7 +30,8 @@ class Compose(FlowTransform):
     random. Under ``torch.compile``, ``vmap`` and autocast the option changes nothing.
 
     Args:
-        transforms: the parts, from the base to the data.
+        transforms: the parts, from the base to the data. Those of torch and Pyro are made
+            :class:`~pyroflows.transforms.Foreign` of the size that the others have, and their chains taken apart.
         reversible: trades time for memory; needs parts that are fast both ways.
 
     Raises:
@@ -42,14 +48,14 @@ class Compose(FlowTransform):
     """
 
     def __init__(self, transforms: Iterable[FlowTransform], *, reversible: bool = False) -> None:
-        transforms = list(transforms)
+        transforms = _as_flows(transforms)
         _check_parts(transforms, reversible)
         super().__init__(transforms[0].event_shape, max(t.context_dim for t in transforms))
         self.transforms = nn.ModuleList(transforms)
         self.batch_shape = torch.broadcast_shapes(*(t.batch_shape for t in transforms))
         slow = {t.fast for t in transforms} - {"both"}
         self.fast = "neither" if len(slow) > 1 else slow.pop() if slow else "both"
-        self.reversible = reversible
+        self.reversible, self.sign = reversible, math.prod(t.sign for t in transforms)
 
     @property
     def domain(self) -> Constraint:
@@ -97,12 +103,40 @@ class Compose(FlowTransform):
         return self.transforms[index]
 
 
+def as_flow(transform: object, event_shape: Sequence[int], context_dim: int = 0) -> object:
+    """A transform of torch or Pyro over events of a shape as one of this library; anything else as it is."""
+    if isinstance(transform, FlowTransform) or not isinstance(transform, Transform | ConditionalTransform):
+        return transform
+    if isinstance(transform, _InverseTransform):
+        return as_flow(transform.inv, event_shape).inv
+    if isinstance(transform, IndependentTransform):
+        return as_flow(transform.base_transform, event_shape)
+    if isinstance(transform, ComposeTransform):
+        return Compose(as_flow(part, event_shape) for part in transform.parts)
+    return Foreign(transform, event_shape, context_dim)
+
+
+def _as_flows(transforms: Iterable[object]) -> list:
+    """The parts, with those of torch and Pyro wrapped."""
+    parts = list(transforms)
+    shape = next((part.event_shape for part in parts if isinstance(part, FlowTransform)), None)
+    if shape is None and any(isinstance(part, Transform) for part in parts):
+        raise ValueError(
+            f"Compose expected a FlowTransform among its parts, which knows the size, got "
+            f"{[type(part).__name__ for part in parts]}: wrap one by transforms.Foreign(part, input_dim)"
+        )
+    return [as_flow(part, shape) if isinstance(part, Transform) else part for part in parts]
+
+
 def _check_parts(transforms: list, reversible: bool) -> None:
     if not transforms:
         raise ValueError("Compose expected at least one transform, got none")
     for part in transforms:
         if not isinstance(part, FlowTransform):
-            raise TypeError(f"Compose expected parts that are FlowTransforms, got {type(part).__name__}")
+            raise TypeError(
+                f"Compose expected parts that are FlowTransforms, got {type(part).__name__}: wrap it by "
+                f"transforms.Foreign(part, input_dim, context_dim), if it is a conditional one of Pyro or one of zuko"
+            )
     shapes = [tuple(t.event_shape) for t in transforms]
     if len(set(shapes)) > 1:
         vectors = all(len(shape) == 1 for shape in shapes)

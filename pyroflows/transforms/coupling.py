@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from ..autograd import is_autocast, slope
 from ..bijectors import Affine, Bijector
 from ..nets import MLP, Activation, join
 from .base import FlowTransform
 from .coupling_gradient import Plan, affine_coupling, allowed, layers_of, scored_coupling
+from .domains import check_onto_itself, on_events
 from .permute import reorder
 
 Net = Callable[[int, int], nn.Module]
@@ -34,7 +36,7 @@ class Coupling(FlowTransform):
         activation: makes the default network's non-linearity.
 
     Raises:
-        ValueError: if the mask has the wrong length or keeps all or no dimensions.
+        ValueError: if the mask has the wrong length or keeps all or no dimensions, or the bijector leads elsewhere.
 
     References:
         Density estimation using Real NVP. Dinh, Sohl-Dickstein, Bengio, 2017.
@@ -59,6 +61,7 @@ class Coupling(FlowTransform):
         activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__(input_dim, context_dim)
+        check_onto_itself("Coupling", bijector)
         self.bijector = bijector
         mask = _as_mask(mask, input_dim)
         places = torch.cat([mask.nonzero().flatten(), (~mask).nonzero().flatten()])
@@ -68,6 +71,13 @@ class Coupling(FlowTransform):
         self._find_slices()
         sizes = self.sizes[0] + context_dim, self.sizes[1] * bijector.param_count
         self.net = MLP(*sizes, hidden_dims, activation) if net is None else net(*sizes)
+
+    @property
+    def domain(self) -> Constraint:
+        """The bijector's, for each dimension."""
+        return on_events(self.bijector.domain, self.event_shape)
+
+    codomain = domain
 
     def _find_slices(self) -> None:
         """Halves that lie together are slices, which cost less than a gather."""

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from ..autograd import slope
 from ..bijectors import Bijector
 from ..nets import Activation, Parameters
 from .base import FlowTransform
+from .domains import on_events
 
 
 class Elementwise(FlowTransform):
     """Applies a bijector to every dimension on its own; both directions are cheap.
 
-    The parameters are free, or come from the context through a network.
+    The parameters are free, or come from the context through a network. Domain and codomain are the bijector's.
 
     Args:
         input_dim: size ``D`` of the vectors.
@@ -24,6 +26,9 @@ class Elementwise(FlowTransform):
         hidden_dims: widths of the network's hidden layers, used with a context.
         activation: makes the network's non-linearity.
         gain: what the parameters are multiplied by; less than 1 makes steps of Adam smaller.
+
+    Raises:
+        ValueError: if there is a context, and the bijector has no parameters.
 
     Example:
         >>> from pyroflows.bijectors import LeakyReLU
@@ -44,9 +49,23 @@ class Elementwise(FlowTransform):
         gain: float = 1.0,
     ) -> None:
         super().__init__(input_dim, context_dim)
-        self.bijector, self.shared = bijector, shared
+        self.bijector, self.shared, self.sign = bijector, shared, bijector.sign
         size = bijector.param_count * (1 if shared else input_dim)
-        self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation, gain)
+        if context_dim and not size:
+            raise ValueError(
+                f"Elementwise expected context_dim=0 for {bijector}, which has no parameters, got a context"
+            )
+        self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation, gain) if size else None
+
+    @property
+    def domain(self) -> Constraint:
+        """The bijector's, for each dimension."""
+        return on_events(self.bijector.domain, self.event_shape)
+
+    @property
+    def codomain(self) -> Constraint:
+        """The bijector's, for each dimension."""
+        return on_events(self.bijector.codomain, self.event_shape)
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         value, ladj = self._each(z, context, inverse)
@@ -57,10 +76,13 @@ class Elementwise(FlowTransform):
             x = x if x.requires_grad else x.detach().requires_grad_()
             value, ladj = self._each(x, context, False)
             score = (score - slope([ladj], x, [torch.ones_like(ladj)])) * (-ladj.detach()).exp()
+            score = -score if self.sign < 0 else score
         return value, ladj.detach().sum(-1), score
 
     def _each(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         """The value and the ladj of each dimension."""
+        if self.params is None:
+            return self.bijector.apply(z, [], inverse)
         flat = torch.unflatten(self.params(context), -1, (-1, self.bijector.param_count))
         return self.bijector.apply(z, self.bijector.unpack(flat), inverse)
 

@@ -8,6 +8,7 @@ from torch.distributions.constraints import Constraint
 
 from .base import FlowTransform
 from .domains import on_events, without_dims
+from .foreign import evaluate
 
 
 class Onto(FlowTransform):
@@ -45,7 +46,6 @@ class Onto(FlowTransform):
                 f"Onto expected a constraint that torch's biject_to knows, of events of shape "
                 f"{tuple(self.event_shape)}, got {constraint}: register a bijection, or take another constraint"
             ) from error
-        self.summed = len(self.event_shape) - bare.event_dim
         if shape != self.event_shape:
             raise ValueError(
                 f"Onto expected a constraint that keeps shapes, got {constraint}, whose bijection makes {tuple(shape)} "
@@ -58,12 +58,7 @@ class Onto(FlowTransform):
         return self.constraint
 
     def _map(self, z: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        x = self._bijection.inv(z) if inverse else z
-        y = z if inverse else self._bijection(z)
-        ladj = self._bijection.log_abs_det_jacobian(x, y)
-        if self.summed:
-            ladj = ladj.flatten(-self.summed).sum(-1)
-        return (x, -ladj) if inverse else (y, ladj)
+        return evaluate(self._bijection, z, inverse, self.event_shape)
 
     def extra_repr(self) -> str:
         """Sizes and constraint."""
