@@ -12,7 +12,20 @@ from torch.distributions import constraints
 
 from pyroflows import flows
 from pyroflows import transforms as tr
-from pyroflows.bijectors import Affine, Bend, Bijector, LeakyReLU, RQSpline, Shift, Tails
+from pyroflows.bijectors import (
+    Affine,
+    Bend,
+    Bernstein,
+    Bijector,
+    Chain,
+    LeakyReLU,
+    MixtureCDF,
+    MonotoneNet,
+    RQSpline,
+    Shift,
+    SumOfSquares,
+    Tails,
+)
 from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
@@ -31,6 +44,14 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "spline": RQSpline,
     "spline_2_bins": partial(RQSpline, bins=2, bound=1.5),
     "spline_16_bins": partial(RQSpline, bins=16, bound=8.0, min_bin=0.01),
+    "sum_of_squares": SumOfSquares,
+    "sum_of_squares_line": partial(SumOfSquares, degree=1, bound=2.0),
+    "bernstein": Bernstein,
+    "bernstein_square": partial(Bernstein, degree=2, bound=1.0),
+    "monotone_net": MonotoneNet,
+    "logistic_mixture": MixtureCDF,
+    "normal_mixture": partial(MixtureCDF, components=3, kernel="normal", bound=4.0),
+    "chain": lambda: Chain((Bend(), MixtureCDF(2), Affine())),
 }
 
 
@@ -89,6 +110,14 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "autoregressive_narrow": lambda c: tr.Autoregressive(6, Affine(), c, hidden_dims=(3,)),
     "autoregressive_elu": lambda c: tr.Autoregressive(3, RQSpline(), c, activation=nn.ELU, **SMALL),
     "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
+    "planar_map": lambda c: tr.Planar(3, c, **SMALL),
+    "planar_map_1d": lambda c: tr.Planar(1, c, **SMALL),
+    "radial_map": lambda c: tr.Radial(3, c, **SMALL),
+    "radial_map_1d": lambda c: tr.Radial(1, c, **SMALL),
+    "sylvester_map": lambda c: tr.Sylvester(4, c, rank=3, **SMALL),
+    "sylvester_map_1d": lambda c: tr.Sylvester(1, c, **SMALL),
+    "sylvester_householder": lambda c: tr.Sylvester(3, c, rank=2, basis="householder", **SMALL),
+    "sylvester_triangular": lambda c: tr.Sylvester(3, c, basis="triangular", **SMALL),
     "onto": lambda c: tr.Compose([tr.Affine(2, c, **SMALL), tr.Onto(constraints.interval(-1.0, 3.0), 2)]),
     "inverse": lambda c: tr.Coupling(3, RQSpline(), c, **SMALL).inv,
     "inverse_autoregressive": lambda c: tr.Autoregressive(3, Affine(), c, **SMALL).inv,
@@ -118,6 +147,16 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "nsf_maf": lambda c: flows.nsf(3, c, structure="autoregressive", layers=1, **SMALL),
     "nsf_iaf": lambda c: flows.nsf(3, c, structure="autoregressive", fast="forward", layers=1, **SMALL),
     "full_rank": lambda c: flows.full_rank(3, c, **SMALL),
+    "planar": lambda c: flows.planar(2, c, layers=2, fast="inverse", **SMALL),
+    "radial": lambda c: flows.radial(3, c, layers=2, **SMALL),
+    "sylvester": lambda c: flows.sylvester(3, c, layers=2, rank=2, **SMALL),
+    "naf": lambda c: flows.naf(3, c, layers=2, components=3, **SMALL),
+    "naf_1d": lambda c: flows.naf(1, c, components=3, **SMALL),
+    "sospf": lambda c: flows.sospf(3, c, layers=2, fast="forward", **SMALL),
+    "bpf": lambda c: flows.bpf(3, c, layers=1, degree=5, **SMALL),
+    "unaf": lambda c: flows.unaf(2, c, layers=1, width=3, **SMALL),
+    "flowpp": lambda c: flows.flowpp(3, c, layers=2, components=3, **SMALL),
+    "flowpp_1d": lambda c: flows.flowpp(1, c, fast="forward", components=3, **SMALL),
 }
 
 # What takes none.
@@ -161,11 +200,14 @@ CORE = {
     *("nice_context", "realnvp_tails_context", "maf_context", "copula_context", "iaf_context"),
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
     *("conditioned", "compose_conditioned"),
+    *("planar_map_context", "radial_map_context", "sylvester_map_context", "sylvester_householder"),
+    *("naf_context", "flowpp"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
     *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part"),
+    *("planar_map_context", "radial_map", "sylvester_map"),
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),

@@ -28,9 +28,17 @@ RECIPES: dict[str, Callable[..., Compose]] = {
     "nsf_iaf": partial(flows.nsf, structure="autoregressive", fast="forward"),
     "copula": flows.copula,
     "full_rank": flows.full_rank,
+    "planar": partial(flows.planar, layers=6),
+    "radial": partial(flows.radial, layers=6),
+    "sylvester": flows.sylvester,
+    "naf": partial(flows.naf, components=3),
+    "sospf": flows.sospf,
+    "bpf": partial(flows.bpf, degree=5),
+    "unaf": partial(flows.unaf, width=3),
+    "flowpp": partial(flows.flowpp, components=3),
 }
 # The fewest layers that a recipe allows.
-SHALLOW = {n: partial(RECIPES[n], layers=2 if n in ("nice", "realnvp", "nsf") else 1) for n in RECIPES}
+SHALLOW = {n: partial(RECIPES[n], layers=2 if n in ("nice", "realnvp", "nsf", "flowpp") else 1) for n in RECIPES}
 SHALLOW["full_rank"] = flows.full_rank
 
 

@@ -18,8 +18,11 @@ class Bijector(ABC):
     3. parameters that are all zero give the identity;
     4. slopes are bounded away from zero and infinity on every interval, whatever the parameters.
 
-    ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`.
+    ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`. :attr:`fast` says which direction is
+    cheap, ``"both"`` or ``"forward"``.
     """
+
+    fast = "both"
 
     @property
     @abstractmethod

@@ -1,20 +1,30 @@
 """Recipes: whole flows by name, each a Compose that mixes every dimension; the identity at first, but for ``net=``."""
 
 from .autoregressive import iaf, maf
+from .bent import planar, radial, sylvester
 from .coupling import nice, realnvp, steady, with_tails
 from .linear import full_rank
+from .monotone import bpf, flowpp, naf, sospf, unaf
 from .spline import nsf
 from .tables import copula, copula_with_dropout
 
 __all__ = [
+    "bpf",
     "copula",
     "copula_with_dropout",
+    "flowpp",
     "full_rank",
     "iaf",
     "maf",
+    "naf",
     "nice",
     "nsf",
+    "planar",
+    "radial",
     "realnvp",
+    "sospf",
     "steady",
+    "sylvester",
+    "unaf",
     "with_tails",
 ]

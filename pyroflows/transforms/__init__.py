@@ -9,6 +9,8 @@ from .elementwise import Elementwise
 from .nested_gaussian import NestedGaussian, Part
 from .onto import Onto
 from .permute import Permute
+from .planar import Planar, Radial
+from .sylvester import Sylvester
 from .triangular import LowerTriangular
 
 __all__ = [
@@ -25,4 +27,7 @@ __all__ = [
     "Onto",
     "Part",
     "Permute",
+    "Planar",
+    "Radial",
+    "Sylvester",
 ]

@@ -12,7 +12,7 @@ from .base import FlowTransform
 
 
 class Elementwise(FlowTransform):
-    """Applies a bijector to every dimension on its own; both directions are cheap.
+    """Applies a bijector to every dimension on its own; directions are as cheap as the bijector's.
 
     The parameters are free, or come from the context through a network.
 
@@ -44,7 +44,7 @@ class Elementwise(FlowTransform):
         gain: float = 1.0,
     ) -> None:
         super().__init__(input_dim, context_dim)
-        self.bijector, self.shared = bijector, shared
+        self.bijector, self.shared, self.fast = bijector, shared, bijector.fast
         size = bijector.param_count * (1 if shared else input_dim)
         self.params = Parameters(torch.zeros(size), context_dim, hidden_dims, activation, gain)
 
