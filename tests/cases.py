@@ -150,11 +150,15 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "planar": lambda c: flows.planar(2, c, layers=2, fast="inverse", **SMALL),
     "radial": lambda c: flows.radial(3, c, layers=2, **SMALL),
     "sylvester": lambda c: flows.sylvester(3, c, layers=2, rank=2, **SMALL),
-    "naf": lambda c: flows.naf(3, c, layers=2, components=3, **SMALL),
+    "naf": lambda c: flows.naf(3, c, layers=1, components=2, **SMALL),
     "naf_1d": lambda c: flows.naf(1, c, components=3, **SMALL),
     "sospf": lambda c: flows.sospf(3, c, layers=2, fast="forward", **SMALL),
     "bpf": lambda c: flows.bpf(3, c, layers=1, degree=5, **SMALL),
     "unaf": lambda c: flows.unaf(2, c, layers=1, width=3, **SMALL),
+    "block_autoregressive": lambda c: tr.BlockAutoregressive(3, c, units=3, **SMALL),
+    "block_autoregressive_1d": lambda c: tr.BlockAutoregressive(1, c, units=2, depth=1, **SMALL),
+    "bnaf": lambda c: flows.bnaf(2, c, layers=1, units=2, **SMALL),
+    "gaussianization": lambda c: flows.gaussianization(3, c, layers=1, components=3, **SMALL),
     "flowpp": lambda c: flows.flowpp(3, c, layers=2, components=3, **SMALL),
     "flowpp_1d": lambda c: flows.flowpp(1, c, fast="forward", components=3, **SMALL),
 }
@@ -178,6 +182,8 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
     name = f"{structure}_of_{bijector}"
     CONDITIONAL[name] = partial(_build, structure, bijector)
     CROSSED |= set() if bijector in ("affine", "spline") else {name, f"{name}_context"}
+for name in ("naf_1d", "sospf", "bpf", "unaf", "bnaf", "flowpp_1d"):  # whose structure is naf's or flowpp's
+    CROSSED |= {name, f"{name}_context"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
@@ -201,7 +207,7 @@ CORE = {
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
     *("conditioned", "compose_conditioned"),
     *("planar_map_context", "radial_map_context", "sylvester_map_context", "sylvester_householder"),
-    *("naf_context", "flowpp"),
+    *("naf_context", "flowpp", "block_autoregressive_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {

@@ -31,6 +31,8 @@ RECIPES: dict[str, Callable[..., Compose]] = {
     "planar": partial(flows.planar, layers=6),
     "radial": partial(flows.radial, layers=6),
     "sylvester": flows.sylvester,
+    "bnaf": partial(flows.bnaf, units=3),
+    "gaussianization": partial(flows.gaussianization, layers=4, components=3),
     "naf": partial(flows.naf, components=3),
     "sospf": flows.sospf,
     "bpf": partial(flows.bpf, degree=5),

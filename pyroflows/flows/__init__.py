@@ -4,16 +4,18 @@ from .autoregressive import iaf, maf
 from .bent import planar, radial, sylvester
 from .coupling import nice, realnvp, steady, with_tails
 from .linear import full_rank
-from .monotone import bpf, flowpp, naf, sospf, unaf
+from .monotone import bnaf, bpf, flowpp, gaussianization, naf, sospf, unaf
 from .spline import nsf
 from .tables import copula, copula_with_dropout
 
 __all__ = [
+    "bnaf",
     "bpf",
     "copula",
     "copula_with_dropout",
     "flowpp",
     "full_rank",
+    "gaussianization",
     "iaf",
     "maf",
     "naf",

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..arguments import check_counts
 from ..bijectors import Affine, Bernstein, Bijector, Chain, MixtureCDF, MonotoneNet, SumOfSquares
 from ..nets import Activation
-from ..transforms import Compose
+from ..transforms import Affine as AffineMap
+from ..transforms import BlockAutoregressive, Compose, Elementwise, LowerTriangular, Permute
 from .stacks import autoregressives, couplings, scalar, towards
 
 # The largest log scale of the affine map that follows each curve.
@@ -149,6 +151,63 @@ def flowpp(
     if input_dim == 1:
         return towards(fast, [scalar(context_dim, curve, **options)])
     return towards(fast, couplings(input_dim, context_dim, curve, layers, **options))
+
+
+def gaussianization(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    fast: str = "inverse",
+    layers: int = 6,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    components: int = 8,
+) -> Compose:
+    """Mixtures of normals in each dimension, and triangular maps between them: no networks, but for a context.
+
+    Each layer makes marginals normal, the maps turn what is left to where the next layer can reach it. Arguments are
+    those of :func:`flowpp`, layers from 1 on; the context moves the mixtures. Choose it for few rows: it has few
+    parameters.
+
+    References:
+        Gaussianization Flows. Meng, Song, Song, Ermon, 2020. https://arxiv.org/abs/2003.01941
+    """
+    check_counts("gaussianization", {}, layers=layers)
+    curve, parts = MixtureCDF(components, "normal"), []
+    for _ in range(layers if input_dim > 1 else 1):
+        each = Elementwise(input_dim, curve, context_dim, hidden_dims=hidden_dims, activation=activation)
+        parts += [each, LowerTriangular(input_dim), Permute(input_dim, "reversed")]
+    turned = [Permute(input_dim, "reversed")] if layers % 2 else []  # back in their places
+    return towards(fast, [*parts, *turned])
+
+
+def bnaf(
+    input_dim: int,
+    context_dim: int = 0,
+    *,
+    fast: str = "inverse",
+    layers: int = 2,
+    hidden_dims: Sequence[int] = (64, 64),
+    activation: Activation = nn.SiLU,
+    units: int = 8,
+    depth: int = 2,
+) -> Compose:
+    """Block neural autoregressive flow: one network for all dimensions, much smaller than that of :func:`naf`.
+
+    One direction is one pass; the other takes a root in each dimension, each of 10 to 40 passes. ``units`` and
+    ``depth`` are those of :class:`~pyroflows.transforms.BlockAutoregressive`, the networks are those of a context,
+    other arguments those of :func:`naf`. Choose it where parameters are scarce and one direction will do.
+
+    References:
+        Block Neural Autoregressive Flow. De Cao, Titov, Aziz, 2019. https://arxiv.org/abs/1904.04676
+    """
+    check_counts("bnaf", {}, layers=layers)
+    options, parts = {"hidden_dims": hidden_dims, "activation": activation}, []
+    for _ in range(layers):
+        layer = BlockAutoregressive(input_dim, context_dim, units=units, depth=depth, **options)
+        parts += [layer, Permute(input_dim, "reversed")]
+    turned = [Permute(input_dim, "reversed")] if layers % 2 else []
+    return towards(fast, [*parts, *turned, AffineMap(input_dim, context_dim, **options)])
 
 
 def _autoregressive(

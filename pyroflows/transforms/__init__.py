@@ -3,6 +3,7 @@
 from .affine import Affine
 from .autoregressive import Autoregressive
 from .base import Conditioned, FlowTransform, Inverse
+from .block_autoregressive import BlockAutoregressive
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
@@ -16,6 +17,7 @@ from .triangular import LowerTriangular
 __all__ = [
     "Affine",
     "Autoregressive",
+    "BlockAutoregressive",
     "Compose",
     "Conditioned",
     "Coupling",
