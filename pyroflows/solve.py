@@ -148,10 +148,10 @@ def fixed_point(
     fixed = [p.detach() if isinstance(p, Tensor) else p for p in params]
     traced = is_traced(start, *(p for p in params if isinstance(p, Tensor)))
     with torch.no_grad():
-        x = _iterate(lambda x: function(x, *fixed), start.detach(), event_dim, steps, traced)
+        x = _iterate(lambda x: function(x, *fixed), start.detach(), event_dim, 1 if start.is_meta else steps, traced)
     x = x.detach()
     if traced:
-        for _ in range(steps):  # derivatives converge as values do
+        for _ in range(1 if start.is_meta else steps):  # derivatives converge as values do
             x = function(x, *params)
     elif torch.is_grad_enabled():
         at = x

@@ -29,6 +29,8 @@ from pyroflows.bijectors import (
 from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
+# Dimension 3 comes first, 0 and 4 hear it, 1 hears these two, 2 hears nothing.
+GRAPH = torch.tensor([[j in {0: {3}, 1: {0, 4}, 4: {3}}.get(i, set()) for j in range(5)] for i in range(5)])
 # The tracer of torch 2.13 warns about code of its own.
 TRACER_WARNING = "ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"
 
@@ -110,6 +112,10 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "autoregressive_narrow": lambda c: tr.Autoregressive(6, Affine(), c, hidden_dims=(3,)),
     "autoregressive_elu": lambda c: tr.Autoregressive(3, RQSpline(), c, activation=nn.ELU, **SMALL),
     "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
+    "autoregressive_passes": lambda c: tr.Autoregressive(5, RQSpline(), c, passes=2, order="random", **SMALL),
+    "autoregressive_three_passes": lambda c: tr.Autoregressive(5, Affine(), c, passes=3, fast="inverse", **SMALL),
+    "autoregressive_graph": lambda c: tr.Autoregressive(5, Affine(), c, adjacency=GRAPH, hidden_dims=(9, 5)),
+    "autoregressive_residual": lambda c: tr.Autoregressive(4, Affine(), c, residual=True, hidden_dims=(7, 7, 5, 5)),
     "planar_map": lambda c: tr.Planar(3, c, **SMALL),
     "planar_map_1d": lambda c: tr.Planar(1, c, **SMALL),
     "radial_map": lambda c: tr.Radial(3, c, **SMALL),
@@ -150,6 +156,9 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "planar": lambda c: flows.planar(2, c, layers=2, fast="inverse", **SMALL),
     "radial": lambda c: flows.radial(3, c, layers=2, **SMALL),
     "sylvester": lambda c: flows.sylvester(3, c, layers=2, rank=2, **SMALL),
+    "residual_map": lambda c: tr.Residual(3, c, hidden_dims=(5,)),
+    "residual_map_1d": lambda c: tr.Residual(1, c, lipschitz=0.5, **SMALL),
+    "residual": lambda c: flows.residual(2, c, layers=2, lipschitz=0.5, **SMALL),
     "naf": lambda c: flows.naf(3, c, layers=1, components=2, **SMALL),
     "naf_1d": lambda c: flows.naf(1, c, components=3, **SMALL),
     "sospf": lambda c: flows.sospf(3, c, layers=2, fast="forward", **SMALL),
@@ -207,6 +216,8 @@ CORE = {
     *("steady_context", "nsf_context", "full_rank_context", "permute_1d", "permute_order", "permute_inverse"),
     *("conditioned", "compose_conditioned"),
     *("planar_map_context", "radial_map_context", "sylvester_map_context", "sylvester_householder"),
+    *("autoregressive_passes_context", "autoregressive_graph", "autoregressive_residual_context"),
+    *("residual_map_context",),
     *("naf_context", "flowpp", "block_autoregressive_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.

@@ -2,11 +2,16 @@
 
 from .component_bases import ComponentBase, MixtureBase, ProductBase
 from .flow_distribution import FlowDistribution, standard_normal
+from .flow_mixture import FlowMixture
+from .learnable_bases import ClassBase, StudentTBase
 
 __all__ = [
+    "ClassBase",
     "ComponentBase",
     "FlowDistribution",
+    "FlowMixture",
     "MixtureBase",
     "ProductBase",
+    "StudentTBase",
     "standard_normal",
 ]

@@ -1,7 +1,7 @@
 """Recipes: whole flows by name, each a Compose that mixes every dimension; the identity at first, but for ``net=``."""
 
 from .autoregressive import iaf, maf
-from .bent import planar, radial, sylvester
+from .bent import planar, radial, residual, sylvester
 from .coupling import nice, realnvp, steady, with_tails
 from .linear import full_rank
 from .monotone import bnaf, bpf, flowpp, gaussianization, naf, sospf, unaf
@@ -24,6 +24,7 @@ __all__ = [
     "planar",
     "radial",
     "realnvp",
+    "residual",
     "sospf",
     "steady",
     "sylvester",

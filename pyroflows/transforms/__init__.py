@@ -11,6 +11,7 @@ from .nested_gaussian import NestedGaussian, Part
 from .onto import Onto
 from .permute import Permute
 from .planar import Planar, Radial
+from .residual import Residual
 from .sylvester import Sylvester
 from .triangular import LowerTriangular
 
@@ -31,5 +32,6 @@ __all__ = [
     "Permute",
     "Planar",
     "Radial",
+    "Residual",
     "Sylvester",
 ]
