@@ -18,9 +18,9 @@ class MixtureCDF(Monotone):
 
     With logistic components this is the coupling function of Flow++, and one layer of a deep sigmoidal flow; with
     normal ones a layer of Gaussianization. Forward costs logs of tails, which do not saturate, and the inverse is a
-    root, 10 to 40 times as much. Zero is the identity, where components are evenly spaced: to the curve is added by
-    how much that start falls short of the identity, a small increasing function. It goes on as a straight line outside
-    ``[-bound, bound]``.
+    root, 10 to 40 times as much. It goes on as a straight line outside ``[-bound, bound]``. Zero is the identity, where
+    components are evenly spaced: to the curve is added what that start falls short of the identity, an increasing
+    function, times a weight that is learnt.
 
     Args:
         components: their number, at least 2.
@@ -55,17 +55,17 @@ class MixtureCDF(Monotone):
 
     @property
     def param_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Logits, places and log scales of the components."""
-        return 3 * ((self.components,),)
+        """Logits, places and log scales of the components, and the log weight of what the start falls short of."""
+        return *3 * ((self.components,),), ()
 
-    def _curve(self, x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-        even = torch.linspace(-2.0, 2.0, self.components, dtype=x.dtype, device=x.device)
+    def _curve(self, x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        even = torch.linspace(-1.5, 1.5, self.components, dtype=x.dtype, device=x.device)
         moved = soft_clip(logits, 10.0), even + soft_clip(loc, self.bound), soft_clip(log_scale, self.largest)
         value, slope = self._quantile(x, *moved)
         # That of the start is at most one: a mixture of shifted components is no steeper on the scale of one of them.
         first, first_slope = self._quantile(x, torch.zeros_like(even), even, torch.zeros_like(even))
-        share = 1 - self.floor
-        return x + share * (value - first), 1 + share * (slope - first_slope)
+        share, rest = 1 - self.floor, soft_clip(rest, 4.0).exp()
+        return rest * (x - share * first) + share * value, rest * (1 - share * first_slope) + share * slope
 
     def _quantile(self, x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """The value and the slope on the scale of one component."""

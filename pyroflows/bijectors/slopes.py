@@ -173,4 +173,12 @@ def _bernstein(u: Tensor, degree: int) -> Tensor:
     """All Bernstein polynomials of a degree at ``u`` of shape ``(..., 1)``."""
     k = torch.arange(degree + 1, dtype=u.dtype, device=u.device)
     ways = (torch.lgamma(torch.full_like(k, degree + 1)) - torch.lgamma(k + 1) - torch.lgamma(degree - k + 1)).exp()
-    return ways * u**k * (1 - u) ** (degree - k)
+    return ways * _powers(u, degree) * _powers(1 - u, degree).flip(-1)
+
+
+def _powers(u: Tensor, degree: int) -> Tensor:
+    """``1, u, ..., u^degree`` of ``(..., 1)``; torch's power has no second derivative at zero."""
+    powers = [torch.ones_like(u)]
+    for _ in range(degree):
+        powers.append(powers[-1] * u)
+    return torch.cat(powers, -1)

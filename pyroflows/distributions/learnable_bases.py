@@ -12,7 +12,7 @@ class StudentTBase(nn.Module):
     """A Student t in each dimension with learnable degrees of freedom: a flow of it has tails as heavy as the data's.
 
     Maps with bounded slopes leave the heaviness of tails as it is in the base. Draws have gradients, also for the
-    degrees of freedom, which go from 0.9 to 1,100 and start at 30.
+    degrees of freedom, which go from 0.5 to 200 and start at 10.
 
     Args:
         input_dim: size ``D`` of the vectors.
@@ -37,7 +37,7 @@ class StudentTBase(nn.Module):
     @property
     def df(self) -> Tensor:
         """The degrees of freedom, ``(D,)``."""
-        return 30.0 * soft_clip(self.log_df, 3.5).exp()
+        return 10.0 * soft_clip(self.log_df, 3.0).exp()
 
     def forward(self, context: Tensor | None = None, temperature: float = 1.0) -> Distribution:
         """The distribution; a ``temperature`` below 1 shrinks its scale."""

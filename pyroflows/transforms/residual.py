@@ -50,8 +50,8 @@ class Residual(FlowTransform):
         super().__init__(input_dim, context_dim)
         if not 0 < lipschitz < 1:
             raise ValueError(
-                f"Residual expected 0 < lipschitz < 1, got {lipschitz}: x + g(x) can fold where g is steeper; take more "
-                f"layers instead"
+                f"Residual expected 0 < lipschitz < 1, got {lipschitz}: x + g(x) can fold where g is steeper; take "
+                f"more layers instead"
             )
         if not hidden_dims:
             raise ValueError("Residual expected at least one hidden layer, got hidden_dims of length 0")
