@@ -1,9 +1,8 @@
 """The slow direction of an autoregressive flow in one pass of multiplications, with implicit gradients.
 
-The hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree, so that each step needs only the
-units that see the inputs before it, and each entry of each weight matrix is used once in the whole inversion. Its
-gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of the parallel direction: the same walk from the
-last dimension to the first. Tensors are kept with the batch last here, so that slices are contiguous.
+Hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree: a step needs only those that see the inputs
+before it, and each entry of each weight is used once. The gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of
+the parallel direction: the same walk backward. Tensors have the batch last here, so that slices are contiguous.
 """
 
 import copy
@@ -156,8 +155,7 @@ def _forward_walk(
     """Finds ``x`` step by step, and its ladj; ``y`` has shape ``(N, D)``."""
     dims = [span.stop - span.start for span in net.spans]
     sizes = [dims, *(_steps(net, k) for k in range(1, len(weights))), [net.group * n for n in dims]]
-    # A level starts as what is added to it, so that products are summed up in place: x, hidden units, parameters. Views
-    # that all steps need are cut in one call each.
+    # A level starts as what is added to it, so that products are summed up in place: x, hidden units, parameters.
     levels = [_blank(sum(size), y, *weights, *offsets) for size in sizes]
     for level, offset in zip(levels[1:], offsets, strict=True):
         level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
