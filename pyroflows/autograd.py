@@ -18,23 +18,27 @@ def slope(outputs: list[Tensor], z: Tensor, weights: list[Tensor]) -> Tensor:
 
 
 def is_traced(*tensors: Tensor) -> bool:
-    """True when a compiler, a tracer or a functorch transform looks on.
+    """True when a compiler, a tracer or a functorch transform looks on, or on the meta device.
 
     Then tensors stand for many values, and nothing may depend on what they hold.
     """
-    return torch.jit.is_tracing() or is_symbolic(*tensors)
+    return torch.jit.is_tracing() or _is_looked_on(*tensors) or any(t.is_meta for t in tensors)
 
 
 def is_symbolic(*tensors: Tensor) -> bool:
-    """True when :func:`is_traced` and nothing may depend on the identity of tensors either.
+    """True when nothing may depend on the identity of tensors: when :func:`is_traced`, or they count no changes.
 
     Under ``torch.jit.trace`` tensors are those of an ordinary run.
     """
+    return _is_looked_on(*tensors) or any(t.is_inference() for t in tensors)
+
+
+def _is_looked_on(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     if torch._C._functorch.peek_interpreter_stack() is not None or _get_current_dispatch_mode_stack():
         return True
-    return any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_inference() for t in tensors)
+    return any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
 def is_plain_backward(*tensors: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """The networks that supply the parameters of a flow: plain torch modules."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -77,7 +78,7 @@ class MaskedMLP(nn.Module):
 
     The hidden units of each layer are sorted by degree, the number of inputs that a unit may see. The units
     that see at most ``i`` inputs are then the first :meth:`seen` ``(layer, i)`` rows of the layer's weight,
-    and every mask is a staircase: a network can be run one input at a time by taking slices.
+    and every mask lies below a staircase: a network can be run one input at a time by taking slices.
 
     The output starts at zero, but for rounding: the units of the last hidden layer start in pairs of equals, which the
     last layer, drawn at random, takes from each other. A last layer at zero gives hidden units no gradient at first,
@@ -88,15 +89,19 @@ class MaskedMLP(nn.Module):
         group: number of outputs for each input; the output has shape ``(..., D, group)``.
         context_dim: width of the context, 0 for none.
         hidden_dims: widths of the hidden layers, at least one.
-        activation: makes the elementwise non-linearity.
-        paired: start at zero by pairs; otherwise by a last layer at zero, which dropout does not disturb.
+        activation: makes the elementwise non-linearity, which has no parameters.
+        paired: start at zero by pairs; otherwise by a last layer at zero, which neither dropout nor ``residual``
+            disturbs.
+        sees: which inputs before it each group of outputs sees, ``(D, D)`` booleans below the diagonal; None: all.
+        residual: add to each hidden layer the one before it, where they are equally wide.
 
     Raises:
-        ValueError: if there is no hidden layer.
+        ValueError: if there is no hidden layer, or the activation has parameters.
 
     References:
         MADE: Masked Autoencoder for Distribution Estimation. Germain, Gregor, Murray, Larochelle, 2015.
         https://arxiv.org/abs/1502.03509
+        Autoregressive Energy Machines (ResMADE). Nash, Durkan, 2019. https://arxiv.org/abs/1904.05626
         A type of generalization error induced by initialization in deep neural networks. Zhang, Xu, Luo, Ma, 2020.
         https://arxiv.org/abs/1905.07777
     """
@@ -109,25 +114,35 @@ class MaskedMLP(nn.Module):
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = nn.SiLU,
         paired: bool = True,
+        sees: Tensor | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if not hidden_dims:
             raise ValueError("expected at least one hidden layer, got hidden_dims of length 0")
-        self.input_dim, self.group = input_dim, group
-        first = 0 if context_dim or input_dim == 1 else 1
-        degrees = [torch.arange(1, input_dim + 1)]
-        degrees += [torch.linspace(first, input_dim - 1, width).round().long() for width in hidden_dims]
-        self.rows = [[int((d <= i).sum()) for i in range(input_dim + 1)] for d in degrees]
-        outputs = torch.arange(input_dim).repeat_interleave(group)
+        self.input_dim, self.group, self.activation = input_dim, group, activation()
+        if list(self.activation.parameters()):
+            raise ValueError(f"expected an activation without parameters, got {self.activation}")
+        every = torch.ones(input_dim, input_dim, dtype=torch.bool).tril(-1)
+        patterns = every if sees is None else sees.unique(dim=0)
+        sees = every if sees is None else sees
+        self.spans = _spans(sees)
+        # What each unit may see: one of the patterns that outputs have, sorted by degree.
+        patterns = patterns[_degrees(patterns).argsort(stable=True)]
+        first = 0 if context_dim or len(patterns) == 1 or patterns[0].any() else 1
+        chosen = [torch.linspace(first, len(patterns) - 1, width).round().long() for width in hidden_dims]
+        levels = [torch.eye(input_dim, dtype=torch.bool), *(patterns[units] for units in chosen)]
+        self.rows = [[int((_degrees(p) <= i).sum()) for i in range(input_dim + 1)] for p in levels]
+        self.skips = [residual and a == b for a, b in zip([0, *hidden_dims], hidden_dims, strict=False)]
         self.layers = nn.ModuleList()
-        for index, (below, above) in enumerate(zip(degrees, [*degrees[1:], outputs], strict=True)):
+        for index, (below, above) in enumerate(itertools.pairwise([*levels, sees.repeat_interleave(group, 0)])):
             self.layers.append(nn.Linear(len(below), len(above)))
-            # Numbers, as compiled code turns booleans into numbers one by one.
-            mask = (below <= above.unsqueeze(-1)).to(torch.get_default_dtype())
-            self.register_buffer(f"mask{index}", mask, persistent=False)
+            # A unit is heard by those that may see all that it sees. Numbers, as compiled code turns booleans into
+            # numbers one by one.
+            unseen = (~above).to(torch.get_default_dtype()) @ below.to(torch.get_default_dtype()).T
+            self.register_buffer(f"mask{index}", (unseen == 0).to(unseen.dtype), persistent=False)
         self.context = nn.Linear(context_dim, hidden_dims[0], bias=False) if context_dim else None
-        self.activation = activation()
-        if paired:
+        if paired and not residual:
             self._pair()
         else:
             zero_(self.layers[-1])
@@ -139,13 +154,14 @@ class MaskedMLP(nn.Module):
         *_, mask_below, mask_last = (mask.ne(0) for mask in self.buffers(recurse=False))
         pairs = below.out_features // 2 * 2
         even, odd = slice(0, pairs, 2), slice(1, pairs, 2)
-        # The second may see more and be seen by fewer: what only one of the two has starts at zero.
+        # What only one of the two sees, or is seen by, starts at zero.
+        below.weight[even] *= mask_below[odd]
         below.weight[odd] = below.weight[even] * mask_below[even]
         below.bias[odd] = below.bias[even]
         if len(self.layers) == 2 and self.context is not None:
             self.context.weight[odd] = self.context.weight[even]
         last.weight[:, even] *= mask_last[:, odd]
-        last.weight[:, odd] = -last.weight[:, even]
+        last.weight[:, odd] = -last.weight[:, even] * mask_last[:, even]
         last.weight[:, pairs:] = 0.0
         last.bias.zero_()
 
@@ -164,14 +180,29 @@ class MaskedMLP(nn.Module):
 
     def run(self, x: Tensor, weights: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
         """Evaluates the network as a pure function of its tensors; returns ``(..., D, group)``."""
-        h = linear(x, weights[0]) + offsets[0]
-        for weight, offset in zip(weights[1:], offsets[1:], strict=True):
-            h = linear(self.activation(h), weight, offset)
+        h, before = linear(x, weights[0]) + offsets[0], 0.0
+        for weight, offset, skip in zip(weights[1:], offsets[1:], self.skips, strict=True):
+            before = self.activation(h) + before if skip else self.activation(h)
+            h = linear(before, weight, offset)
         return torch.unflatten(h, -1, (self.input_dim, self.group))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``(..., D)`` to ``(..., D, group)``."""
         return self.run(x, self.weights(), self.offsets(context))
+
+
+def _degrees(patterns: Tensor) -> Tensor:
+    """How many of the first inputs have to be known for each pattern."""
+    return (patterns * torch.arange(1, patterns.shape[1] + 1)).amax(1)
+
+
+def _spans(sees: Tensor) -> list[slice]:
+    """The inputs that can be computed at each step, as none of them sees another."""
+    starts = [0]
+    for i in range(1, len(sees)):
+        if sees[i, starts[-1] : i].any():
+            starts.append(i)
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(sees)])]
 
 
 class Parameters(nn.Module):

@@ -44,14 +44,20 @@ def increasing_root(function: Callable[..., tuple[Tensor, Tensor]], y: Tensor, *
     _check_floating("increasing_root", y)
     fixed, target = [p.detach() if isinstance(p, Tensor) else p for p in params], y.detach()
     with torch.no_grad():
-        near, far = _bracket(lambda x: function(x, *fixed), target)
-        x = _close_in(lambda x: function(x, *fixed), target, near, far)
+        x = _root(lambda x: function(x, *fixed), target)
     x = x.detach()  # once more: some tracers do not heed no_grad
     for _ in range(2):  # each step of Newton's leaves the value, and makes one more derivative right
         value, log_slope = function(x, *params)
         off = value - y
         x = x - (off - off.detach()) * log_slope.neg().clamp_max(math.log(torch.finfo(y.dtype).max) - 1).exp()
     return x
+
+
+def _root(function: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
+    """The root, without gradients."""
+    if y.is_meta:  # which has a shape, and nothing to look for
+        return function(y)[0]
+    return _close_in(function, y, *_bracket(function, y))
 
 
 def _bracket(function: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,10 +153,10 @@ def fixed_point(
     fixed = [p.detach() if isinstance(p, Tensor) else p for p in params]
     traced = is_traced(start, *(p for p in params if isinstance(p, Tensor)))
     with torch.no_grad():
-        x = _iterate(lambda x: function(x, *fixed), start.detach(), event_dim, steps, traced)
+        x = _iterate(lambda x: function(x, *fixed), start.detach(), event_dim, 1 if start.is_meta else steps, traced)
     x = x.detach()
     if traced:
-        for _ in range(steps):  # derivatives converge as values do
+        for _ in range(1 if start.is_meta else steps):  # derivatives converge as values do
             x = function(x, *params)
     elif torch.is_grad_enabled():
         at = x

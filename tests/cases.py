@@ -17,7 +17,9 @@ from pyroflows.bijectors import (
     ELU,
     Affine,
     Bend,
+    Bernstein,
     Bijector,
+    Chain,
     CircularShift,
     Cos,
     CubicSpline,
@@ -28,6 +30,8 @@ from pyroflows.bijectors import (
     LeakyReLU,
     LinearRationalSpline,
     LinearSpline,
+    MixtureCDF,
+    MonotoneNet,
     NormalCDF,
     Power,
     QuadraticSpline,
@@ -37,12 +41,15 @@ from pyroflows.bijectors import (
     SinhArcsinh,
     Softplus,
     Stretched,
+    SumOfSquares,
     Tails,
     Tanh,
 )
 from pyroflows.flows.field import following
 
 SMALL = {"hidden_dims": (8, 8)}
+# Dimension 3 comes first, 0 and 4 hear it, 1 hears these two, 2 hears nothing.
+GRAPH = torch.tensor([[j in {0: {3}, 1: {0, 4}, 4: {3}}.get(i, set()) for j in range(5)] for i in range(5)])
 # The tracer of torch 2.13 warns about code of its own.
 TRACER_WARNING = "ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"
 
@@ -72,6 +79,14 @@ BIJECTORS: dict[str, Callable[[], Bijector]] = {
     "stretched": partial(Stretched, RQSpline(bins=3)),
     "sinh_arcsinh": SinhArcsinh,
     "inline": lambda: Inline(_softly, param_shapes=((),)),
+    "sum_of_squares": SumOfSquares,
+    "sum_of_squares_line": partial(SumOfSquares, degree=1, bound=2.0),
+    "bernstein": Bernstein,
+    "bernstein_square": partial(Bernstein, degree=2, bound=1.0),
+    "monotone_net": MonotoneNet,
+    "logistic_mixture": MixtureCDF,
+    "normal_mixture": partial(MixtureCDF, components=3, kernel="normal", bound=4.0),
+    "chain": lambda: Chain((Bend(), MixtureCDF(2), Affine())),
 }
 # Those without parameters, from one domain onto another.
 ELEMENTARY: dict[str, Callable[[], Bijector]] = {
@@ -181,6 +196,18 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "autoregressive_narrow": lambda c: tr.Autoregressive(6, Affine(), c, hidden_dims=(3,)),
     "autoregressive_elu": lambda c: tr.Autoregressive(3, RQSpline(), c, activation=nn.ELU, **SMALL),
     "autoregressive_deep": lambda c: tr.Autoregressive(3, Affine(), c, hidden_dims=(7, 4, 9)),
+    "autoregressive_passes": lambda c: tr.Autoregressive(5, RQSpline(), c, passes=2, order="random", **SMALL),
+    "autoregressive_three_passes": lambda c: tr.Autoregressive(5, Affine(), c, passes=3, fast="inverse", **SMALL),
+    "autoregressive_graph": lambda c: tr.Autoregressive(5, Affine(), c, adjacency=GRAPH, hidden_dims=(9, 5)),
+    "autoregressive_residual": lambda c: tr.Autoregressive(4, Affine(), c, residual=True, hidden_dims=(7, 7, 5, 5)),
+    "planar_map": lambda c: tr.Planar(3, c, **SMALL),
+    "planar_map_1d": lambda c: tr.Planar(1, c, **SMALL),
+    "radial_map": lambda c: tr.Radial(3, c, **SMALL),
+    "radial_map_1d": lambda c: tr.Radial(1, c, **SMALL),
+    "sylvester_map": lambda c: tr.Sylvester(4, c, rank=3, **SMALL),
+    "sylvester_map_1d": lambda c: tr.Sylvester(1, c, **SMALL),
+    "sylvester_householder": lambda c: tr.Sylvester(3, c, rank=2, basis="householder", **SMALL),
+    "sylvester_triangular": lambda c: tr.Sylvester(3, c, basis="triangular", **SMALL),
     "onto": lambda c: tr.Compose([tr.Affine(2, c, **SMALL), tr.Onto(constraints.interval(-1.0, 3.0), 2)]),
     "inverse": lambda c: tr.Coupling(3, RQSpline(), c, **SMALL).inv,
     "inverse_autoregressive": lambda c: tr.Autoregressive(3, Affine(), c, **SMALL).inv,
@@ -212,6 +239,23 @@ CONDITIONAL: dict[str, Callable[[int], tr.FlowTransform]] = {
     "nsf_maf": lambda c: flows.nsf(3, c, structure="autoregressive", layers=1, **SMALL),
     "nsf_iaf": lambda c: flows.nsf(3, c, structure="autoregressive", fast="forward", layers=1, **SMALL),
     "full_rank": lambda c: flows.full_rank(3, c, **SMALL),
+    "planar": lambda c: flows.planar(2, c, layers=2, fast="inverse", **SMALL),
+    "radial": lambda c: flows.radial(3, c, layers=2, **SMALL),
+    "sylvester": lambda c: flows.sylvester(3, c, layers=2, rank=2, **SMALL),
+    "residual_map": lambda c: tr.Residual(3, c, hidden_dims=(5,)),
+    "residual_map_1d": lambda c: tr.Residual(1, c, lipschitz=0.5, **SMALL),
+    "residual": lambda c: flows.residual(2, c, layers=2, lipschitz=0.5, **SMALL),
+    "naf": lambda c: flows.naf(3, c, layers=1, components=2, **SMALL),
+    "naf_1d": lambda c: flows.naf(1, c, components=3, **SMALL),
+    "sospf": lambda c: flows.sospf(3, c, layers=2, fast="forward", **SMALL),
+    "bpf": lambda c: flows.bpf(3, c, layers=1, degree=5, **SMALL),
+    "unaf": lambda c: flows.unaf(2, c, layers=1, width=3, **SMALL),
+    "block_autoregressive": lambda c: tr.BlockAutoregressive(3, c, units=3, **SMALL),
+    "block_autoregressive_1d": lambda c: tr.BlockAutoregressive(1, c, units=2, depth=1, **SMALL),
+    "bnaf": lambda c: flows.bnaf(2, c, layers=1, units=2, **SMALL),
+    "gaussianization": lambda c: flows.gaussianization(3, c, layers=1, components=3, **SMALL),
+    "flowpp": lambda c: flows.flowpp(3, c, layers=2, components=3, **SMALL),
+    "flowpp_1d": lambda c: flows.flowpp(1, c, fast="forward", components=3, **SMALL),
 }
 
 # What takes none.
@@ -242,6 +286,8 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
 for bijector in ELEMENTARY:
     CASES[f"elementwise_of_{bijector}"] = partial(_build, "elementwise", bijector, 0)
     CROSSED.add(f"elementwise_of_{bijector}")
+for name in ("naf_1d", "sospf", "bpf", "unaf", "bnaf", "flowpp_1d"):  # whose structure is naf's or flowpp's
+    CROSSED |= {name, f"{name}_context"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
@@ -267,11 +313,17 @@ CORE = {
     *("lu_context", "qr_context", "svd_context", "householder_context", "rotation_context"),
     *("matrix_exponential_context", "orthogonal_haar", "act_norm_set", "batch_norm"),
     *("conditioned", "compose_conditioned", "elementwise_of_exp", "elementwise_of_inline_context"),
+    *("conditioned", "compose_conditioned"),
+    *("planar_map_context", "radial_map_context", "sylvester_map_context", "sylvester_householder"),
+    *("autoregressive_passes_context", "autoregressive_graph", "autoregressive_residual_context"),
+    *("residual_map_context",),
+    *("naf_context", "flowpp", "block_autoregressive_context"),
 }
 # For torch.compile, which takes a second or more: each structure, bijector of flows, net and way to compose once.
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
     *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part", "mixing_context"),
+    *("planar_map_context", "radial_map", "sylvester_map"),
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),

@@ -28,10 +28,24 @@ RECIPES: dict[str, Callable[..., Compose]] = {
     "nsf_iaf": partial(flows.nsf, structure="autoregressive", fast="forward"),
     "copula": flows.copula,
     "full_rank": flows.full_rank,
+    "planar": partial(flows.planar, layers=6),
+    "radial": partial(flows.radial, layers=6),
+    "sylvester": flows.sylvester,
+    "residual": partial(flows.residual, lipschitz=0.5),
+    "bnaf": partial(flows.bnaf, units=3),
+    "gaussianization": partial(flows.gaussianization, layers=4, components=3),
+    "naf": partial(flows.naf, components=3),
+    "sospf": flows.sospf,
+    "bpf": partial(flows.bpf, degree=5),
+    "unaf": partial(flows.unaf, width=3),
+    "flowpp": partial(flows.flowpp, components=3),
 }
 # The fewest layers that a recipe allows.
-SHALLOW = {n: partial(RECIPES[n], layers=2 if n in ("nice", "realnvp", "nsf") else 1) for n in RECIPES}
+SHALLOW = {n: partial(RECIPES[n], layers=2 if n in ("nice", "realnvp", "nsf", "flowpp") else 1) for n in RECIPES}
 SHALLOW["full_rank"] = flows.full_rank
+# What mixes as maf does, and what takes long in the other direction.
+LIKE_MAF = {"naf", "sospf", "bpf", "unaf"}
+ONE_WAY = {"bnaf", "gaussianization", "flowpp", "residual", "sylvester"}
 
 
 def randomised(flow: Compose) -> Compose:
@@ -61,11 +75,11 @@ def test_moves_every_dimension(name: str, input_dim: int) -> None:
     assert ((flow(x) - x).abs() > 1e-6).all()
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if n != "full_rank"])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in LIKE_MAF | {"full_rank"}])
 def test_mixes_every_dimension(name: str) -> None:
     for _ in range(3):
         flow = randomised(RECIPES[name](6, **SMALL))
-        for way in (flow, flow.inv):
+        for way in (flow, flow.inv) if name not in ONE_WAY else (flow.inv if flow.fast == "inverse" else flow,):
             largest = torch.stack([jacobian(way, x).abs() for x in torch.randn(5, 6).double()]).amax(dim=0)
             assert (largest > 1e-12).all()
 
@@ -100,7 +114,7 @@ def test_a_seed_fixes_a_flow(name: str) -> None:
         return RECIPES[name](7, **SMALL).state_dict()
 
     assert_close(build(3), build(3), rtol=0, atol=0)
-    if name != "full_rank":
+    if name not in ("full_rank", "gaussianization"):
         assert any(not torch.equal(a, b) for a, b in zip(build(3).values(), build(4).values(), strict=True))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
-from pyroflows.autograd import is_traced
+from pyroflows.autograd import is_symbolic, is_traced
 from pyroflows.maths import soft_clip, soft_unclip
 from pyroflows.nets import MLP, Parameters, join
 from pyroflows.seeds import seed_of, seeded
@@ -43,9 +43,12 @@ def test_tensors_of_transforms_and_tracers_are_told_from_ordinary_ones() -> None
         run(x)
     torch.compile(look, backend="eager")(x)
     assert told == [True, True, True]
-    with torch.inference_mode():
-        assert is_traced(torch.ones(3))
+    assert is_traced(torch.ones(3, device="meta"))
+    with torch.inference_mode():  # such tensors are ordinary, but count no changes
+        assert not is_traced(torch.ones(3))
+        assert is_symbolic(torch.ones(3))
     assert not is_traced(x, nn.Parameter(x))
+    assert not is_symbolic(x)
 
 
 @pytest.mark.parametrize("seed", [None, 5])

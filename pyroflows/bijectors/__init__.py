@@ -7,7 +7,10 @@ from .cdf import DistributionCDF, ExponentialCDF, NormalCDF
 from .circular import CircularShift
 from .elementary import ELU, Cos, Exp, Power, Sigmoid, Softplus, Tanh
 from .inline import Inline
+from .mixtures import MixtureCDF
+from .monotone import Chain
 from .skew import SinhArcsinh
+from .slopes import Bernstein, MonotoneNet, SumOfSquares
 from .spline import CubicSpline, LinearRationalSpline, LinearSpline, QuadraticSpline, RQSpline
 from .stretched import Stretched
 from .tails import Tails
@@ -16,7 +19,9 @@ __all__ = [
     "ELU",
     "Affine",
     "Bend",
+    "Bernstein",
     "Bijector",
+    "Chain",
     "CircularShift",
     "Cos",
     "CubicSpline",
@@ -28,6 +33,8 @@ __all__ = [
     "LeakyReLU",
     "LinearRationalSpline",
     "LinearSpline",
+    "MixtureCDF",
+    "MonotoneNet",
     "NormalCDF",
     "Power",
     "QuadraticSpline",
@@ -37,6 +44,7 @@ __all__ = [
     "SinhArcsinh",
     "Softplus",
     "Stretched",
+    "SumOfSquares",
     "Tails",
     "Tanh",
 ]

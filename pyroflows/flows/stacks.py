@@ -1,5 +1,7 @@
 """Layers in a row that mix every dimension, of which recipes are made."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..bijectors import Affine as AffineBijector
@@ -8,9 +10,16 @@ from ..transforms import Affine, Autoregressive, Compose, Coupling, Elementwise,
 from ..transforms.permute import as_order
 
 
-def scalar(context_dim: int, spline: RQSpline | None = None, **options: object) -> Compose:
-    """One dimension: nothing to mix, so a spline and a loc and scale."""
-    return Compose([Elementwise(1, spline or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)])
+def scalar(context_dim: int, curve: Bijector | None = None, **options: object) -> Compose:
+    """One dimension: nothing to mix, so a curve, by default a spline, and a loc and scale."""
+    return Compose([Elementwise(1, curve or RQSpline(), context_dim, **options), Affine(1, context_dim, **options)])
+
+
+def towards(fast: str, parts: Sequence[FlowTransform]) -> Compose:
+    """A chain of parts whose forward direction is cheap, or of their inverses, so that ``fast`` is cheap."""
+    if fast not in ("forward", "inverse"):
+        raise ValueError(f"expected fast='forward' or 'inverse', got {fast!r}")
+    return Compose(parts if fast == "forward" else [part.inv for part in reversed(parts)])
 
 
 def affine_autoregressive(

@@ -3,6 +3,7 @@
 from .affine import Affine
 from .autoregressive import Autoregressive
 from .base import Conditioned, FlowTransform, Inverse
+from .block_autoregressive import BlockAutoregressive
 from .compose import Compose
 from .coupling import Coupling
 from .elementwise import Elementwise
@@ -13,7 +14,10 @@ from .normalise import ActNorm, BatchNorm
 from .onto import Onto
 from .orthogonal import Orthogonal
 from .permute import Permute
+from .planar import Planar, Radial
 from .reflections import QR, SVD, Householder
+from .residual import Residual
+from .sylvester import Sylvester
 from .triangular import LowerTriangular
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "Affine",
     "Autoregressive",
     "BatchNorm",
+    "BlockAutoregressive",
     "Compose",
     "Conditioned",
     "Coupling",
@@ -39,6 +44,10 @@ __all__ = [
     "Orthogonal",
     "Part",
     "Permute",
+    "Planar",
+    "Radial",
+    "Residual",
     "Rotation",
+    "Sylvester",
     "from_zuko",
 ]

@@ -1,9 +1,8 @@
 """The slow direction of an autoregressive flow in one pass of multiplications, with implicit gradients.
 
-The hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree, so step ``i`` needs only the
-units that see ``i`` inputs, and each entry of each weight matrix is used once in the whole inversion. Its
-gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of the parallel direction: the same walk from the
-last dimension to the first. Tensors are kept with the batch last here, so that slices are contiguous.
+Hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree: a step needs only those that see the inputs
+before it, and each entry of each weight is used once. The gradient needs ``J^-T g`` for the triangular Jacobian ``J``
+of the parallel direction: the same walk backward. Tensors have the batch last here, so that slices are contiguous.
 """
 
 import copy
@@ -153,29 +152,30 @@ def _overwriting(activation: nn.Module, traced: bool) -> Callable[[Tensor], obje
 def _forward_walk(
     net: MaskedMLP, bijector: Bijector, y: Tensor, weights: Tensors, offsets: Tensors
 ) -> tuple[Tensor, Tensor]:
-    """Finds ``x`` dimension by dimension, and its ladj; ``y`` has shape ``(N, D)``."""
-    sizes = [[1] * net.input_dim, *(_steps(net, k) for k in range(1, len(weights))), [net.group] * net.input_dim]
+    """Finds ``x`` step by step, and its ladj; ``y`` has shape ``(N, D)``."""
+    dims = [span.stop - span.start for span in net.spans]
+    sizes = [dims, *(_steps(net, k) for k in range(1, len(weights))), [net.group * n for n in dims]]
     # A level starts as what is added to it, so that products are summed up in place: x, hidden units, parameters.
     levels = [_blank(sum(size), y, *weights, *offsets) for size in sizes]
     for level, offset in zip(levels[1:], offsets, strict=True):
         level += offset.T if offset.dim() == 2 else offset.unsqueeze(-1)
-    # Views that all steps need are cut in one call each.
-    given, found, ladjs = y.T.contiguous().unbind(), levels[0].unbind(), []
-    activate = _overwriting(net.activation, is_traced(y))
-    add = _adder()
+    given, found, ladjs = y.T.contiguous().split(dims), levels[0].split(dims), []
+    activate, add = _overwriting(net.activation, is_traced(y)), _adder()
     params = bijector.unpack(torch.unflatten(levels[-1], 0, (net.input_dim, net.group)).movedim(1, -1))
-    params = list(zip(*(p.unbind() for p in params), strict=True))
-    for first in range(0, net.input_dim, BLOCK):
+    params = list(zip(*(p.split(dims) for p in params), strict=True))
+    for first in range(0, len(dims), BLOCK):
         layers = [_block(weights[k], *levels[k : k + 2], *sizes[k : k + 2], first) for k in range(len(weights))]
         for i, (*hidden, (flat, row, known)) in enumerate(zip(*layers, strict=True), first):
-            for units, rows, below in hidden:
+            before = None
+            for (units, rows, below), skip in zip(hidden, net.skips, strict=True):
                 if len(units):
                     activate(add(units, rows, below))
+                    before = units.add_(before) if skip else units
             add(flat, row, known)
-            x, ladj = bijector.inverse(given[i], *params[i])
+            x, ladj = bijector.apply(given[i], list(params[i]), inverse=True)
             found[i].copy_(x)
             ladjs.append(ladj)
-    return levels[0].T.contiguous(), torch.stack(ladjs).sum(0)
+    return levels[0].T.contiguous(), torch.cat(ladjs).sum(0)
 
 
 def _block(weight: Tensor, below: Tensor, level: Tensor, sizes_below: list[int], sizes: list[int], first: int) -> list:
@@ -201,7 +201,7 @@ def _span(sizes: list[int], first: int) -> tuple[int, int]:
 
 def _steps(net: MaskedMLP, layer: int) -> list[int]:
     """How many units of a layer become computable at each step."""
-    seen = [0, *(net.seen(layer, i) for i in range(net.input_dim))]
+    seen = [0, *(net.seen(layer, span.start) for span in net.spans)]
     return [after - before for before, after in itertools.pairwise(seen)]
 
 
@@ -212,21 +212,22 @@ def _backward_walk(
     bends, slope, by_param = _linearize(net, bijector, x, weights, offsets)
     cotangents = [_blank(w.shape[0], grad, *weights, *offsets) for w in weights]
     solved = _blank(net.input_dim, grad, *weights, *offsets)
-    fed = torch.zeros_like(solved[0])
-    for i in reversed(range(net.input_dim)):
-        solved[i] = (grad[:, i] - fed) / slope[:, i]
-        if i == 0:
+    fed = 0.0
+    for here, past in itertools.pairwise([*reversed(net.spans), None]):
+        solved[here] = (grad[:, here].T - fed) / slope[:, here].T
+        if past is None:
             break
-        group = slice(i * net.group, (i + 1) * net.group)
-        cotangents[-1][group] = by_param[group] * solved[i]
-        start = group.start
+        start, passed = here.start * net.group, 0.0
+        each = by_param.unflatten(0, (net.input_dim, -1))[here] * solved[here].unsqueeze(1)
+        cotangents[-1][start : here.stop * net.group] = each.flatten(0, 1)
         for k in reversed(range(1, len(weights))):
-            new = slice(net.seen(k, i - 1), net.seen(k, i))
+            new = slice(net.seen(k, past.start), net.seen(k, past.stop))
             if new.start < new.stop:
                 back = weights[k][start:, new].T @ cotangents[k][start:]
-                cotangents[k - 1][new] = back * bends[k - 1][new]
+                passed = back + passed if k < len(net.skips) and net.skips[k] else back
+                cotangents[k - 1][new] = passed * bends[k - 1][new]
             start = new.start
-        fed = weights[0][start:, i - 1] @ cotangents[0][start:]
+        fed = weights[0][start:, past].T @ cotangents[0][start:]
     return solved.T
 
 
@@ -235,11 +236,12 @@ def _linearize(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Slopes of the activations, ``dy/dx`` at fixed parameters, and ``dy/dparams``, at a solution ``x``."""
     bends, h, last = [], x, len(weights) - 1
-    for k, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
-        pre = h @ weight.T + offset
+    for k in range(last + 1):
+        pre = h @ weights[k].T + offsets[k]
         if k < last:
-            h, pull = vjp(net.activation, pre)
-            bends.append(pull(torch.ones_like(h))[0].T)
+            units, pull = vjp(net.activation, pre)
+            bends.append(pull(torch.ones_like(units))[0].T)
+            h = h + units if net.skips[k] else units
 
     def from_flat(flat: Tensor) -> tuple[Tensor, Tensor]:
         return bijector.forward(x, *bijector.unpack(torch.unflatten(flat, -1, (net.input_dim, net.group))))

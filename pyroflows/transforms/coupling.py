@@ -21,7 +21,7 @@ Net = Callable[[int, int], nn.Module]
 class Coupling(FlowTransform):
     """Moves the dimensions outside ``mask`` by a bijector whose parameters a network reads off the rest.
 
-    Both directions are closed form and cost one pass of the network. One layer leaves the dimensions in
+    Both directions cost one pass of the network, and what the bijector costs. One layer leaves the dimensions in
     ``mask`` as they are: stack layers with complementary masks, as the recipes of :mod:`pyroflows.flows` do.
 
     Args:
@@ -62,7 +62,7 @@ class Coupling(FlowTransform):
     ) -> None:
         super().__init__(input_dim, context_dim)
         check_onto_itself("Coupling", bijector)
-        self.bijector = bijector
+        self.bijector, self.fast = bijector, bijector.fast
         mask = _as_mask(mask, input_dim)
         places = torch.cat([mask.nonzero().flatten(), (~mask).nonzero().flatten()])
         self.register_buffer("places", places)

@@ -14,7 +14,7 @@ from .domains import on_events
 
 
 class Elementwise(FlowTransform):
-    """Applies a bijector to every dimension on its own; both directions are cheap.
+    """Applies a bijector to every dimension on its own; directions are as cheap as the bijector's.
 
     The parameters are free, or come from the context through a network. Domain and codomain are the bijector's.
 
@@ -49,7 +49,7 @@ class Elementwise(FlowTransform):
         gain: float = 1.0,
     ) -> None:
         super().__init__(input_dim, context_dim)
-        self.bijector, self.shared, self.sign = bijector, shared, bijector.sign
+        self.bijector, self.shared, self.sign, self.fast = bijector, shared, bijector.sign, bijector.fast
         size = bijector.param_count * (1 if shared else input_dim)
         if context_dim and not size:
             raise ValueError(

@@ -85,4 +85,4 @@ def check_dtype(name: str, what: str, value: Tensor, dtype: object) -> None:
 
 def is_readable(value: Tensor) -> bool:
     """Whether validation is on, and values may be looked at."""
-    return Distribution._validate_args and not is_traced(value) and value.device.type != "meta"
+    return Distribution._validate_args and not is_traced(value)

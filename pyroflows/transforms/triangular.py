@@ -65,7 +65,7 @@ class LowerTriangular(FlowTransform):
         below = input_dim * (input_dim - 1) // 2
         self.sizes = [input_dim, input_dim, below, input_dim * rank]
         first = initial_values(self, loc, scale)
-        self.register_buffer("places", _tril_places(input_dim).to(first.device), persistent=False)
+        self.register_buffer("places", tril_places(input_dim).to(first.device), persistent=False)
         self.register_buffer("center", torch.zeros_like(first[:input_dim]))
         self.register_buffer("frame", torch.eye(input_dim).to(first))
         if spread is not None:
@@ -160,7 +160,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return vector @ matrix.mT if matrix.dim() == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-def _tril_places(input_dim: int) -> Tensor:
+def tril_places(input_dim: int) -> Tensor:
     """Where each entry of a ``D x D`` triangle is found in ``[diagonal, below, 0]``."""
     rows, columns = torch.tril_indices(input_dim, input_dim, -1)
     places = torch.full((input_dim, input_dim), input_dim + len(rows))

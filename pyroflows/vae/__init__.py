@@ -1,7 +1,7 @@
 """Variational autoencoders with flows as priors, and whole numbers made continuous."""
 
 from .dequantise import Argmax, Dequantiser, Surjection, bits_per_dim
-from .prior import FlowPrior, NormalPrior
+from .prior import FlowPrior, MixturePrior, NormalPrior
 from .vae import VAE
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Argmax",
     "Dequantiser",
     "FlowPrior",
+    "MixturePrior",
     "NormalPrior",
     "Surjection",
     "bits_per_dim",
