@@ -86,6 +86,11 @@ def test_it_ends_when_the_elbo_no_longer_rises(monkeypatch: pytest.MonkeyPatch) 
 
 
 @untrusted
+def test_a_single_step() -> None:
+    assert len(quick(funnel, steps=1).history.elbo) == 1
+
+
+@untrusted
 def test_it_ends_when_all_steps_were_used() -> None:
     history = quick(funnel, steps=50).history
     assert history.stopped == "all steps were used"

@@ -60,7 +60,7 @@ class SafeStep:
     def decay_over(self, steps: int) -> None:
         """Lowers the rate linearly to one percent over the next ``steps``, unless it is falling already."""
         if self._decay[0] == math.inf:
-            self._decay = (self.done, steps)
+            self._decay = (self.done, max(steps, 1))
 
     @property
     def left(self) -> float:

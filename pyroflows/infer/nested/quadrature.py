@@ -71,34 +71,64 @@ def quadrature_marginal(rule: Rule, joint: RowJoint, g: Tensor, z: Tensor) -> Le
     return Level(value, grad, found)
 
 
+class Nodes(NamedTuple):
+    """Rows at the nodes of a rule around their modes.
+
+    Args:
+        mode: ``(R, d)``.
+        z: the nodes, ``(K, R, d)``.
+        levels: what each adds to the integral of its row, in logs, ``(K, R)``.
+    """
+
+    mode: Tensor
+    z: Tensor
+    levels: Tensor
+
+    @classmethod
+    def of(cls, rule: Rule, joint: RowJoint, g: Tensor, some: Pass, z: Tensor) -> "Nodes":
+        """Those of some rows at globals ``(Dg,)``, whose modes are searched from ``z``."""
+        rows = partial(row_density, joint, g, some.index)
+        mode = newton(rows, z)
+        root = torch.linalg.cholesky(negative(curved(rows, mode).bend))
+        size = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * math.log(2 * math.pi) * z.shape[-1]
+        at = mode + torch.linalg.solve_triangular(root.mT, rule.nodes[:, None, :, None], upper=True)[..., 0]
+        weights = rule.log_weights + 0.5 * rule.nodes.square().sum(-1)
+        with torch.no_grad():
+            levels = torch.cat([_levels(joint, g, part, some)[1] for part in at.split(_at_once(joint))])
+        return cls(mode, at, levels + weights[:, None] - size)
+
+
+def row_moments(rule: Rule, joint: RowJoint, g: Tensor, some: Pass, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``(R, d)`` and covariance ``(R, d, d)`` of some rows' latents given globals ``(Dg,)`` and their data."""
+    nodes = Nodes.of(rule, joint, g, some, z)
+    shares = nodes.levels.softmax(0)
+    mean = (shares[..., None] * nodes.z).sum(0)
+    off = nodes.z - mean
+    return mean, ((shares[..., None] * off)[..., None] * off[..., None, :]).sum(0)
+
+
 def _pass(rule: Rule, joint: RowJoint, g: Tensor, some: Pass, z: Tensor, first: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Value and gradient from some rows, with the globals' own terms the first time, and the rows' modes.
 
     The nodes stand still as the globals move, as the integral does not hang on where they are. So its gradient is the
     mean of those at the nodes, by their shares of the integral.
     """
-    rows = partial(row_density, joint, g, some.index)
-    mode = newton(rows, z)
-    root = torch.linalg.cholesky(negative(curved(rows, mode).bend))
-    size = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * math.log(2 * math.pi) * z.shape[-1]
-    at = mode + torch.linalg.solve_triangular(root.mT, rule.nodes[:, None, :, None], upper=True)[..., 0]
-    normal = -0.5 * rule.nodes.square().sum(-1)
-    parts = range(0, len(at), max(1, AT_ONCE // joint.numbers))
-    step = parts.step
-    with torch.no_grad():
-        levels = torch.cat([_levels(joint, g, at[k : k + step], some)[1] for k in parts])
-    levels = levels + (rule.log_weights - normal)[:, None] - size
+    mode, z, levels = Nodes.of(rule, joint, g, some, z)
     value = levels.logsumexp(0)
     shares = (levels - value).exp() * some.weight
     total, grad = (value * some.weight).sum(), torch.zeros_like(g)
-    for k in parts:
+    for part, share in zip(z.split(_at_once(joint)), shares.split(_at_once(joint)), strict=True):
         with torch.enable_grad():
             moving = g.clone().requires_grad_()
-            outer, level = _levels(joint, moving, at[k : k + step], some)
-            own = outer if first and k == 0 else torch.zeros_like(outer)
-            grad += torch.autograd.grad((shares[k : k + step] * level).sum() + own, moving)[0]
-        total = total + own.detach()
+            outer, level = _levels(joint, moving, part, some)
+            own = outer if first else torch.zeros_like(outer)
+            grad += torch.autograd.grad((share * level).sum() + own, moving)[0]
+        total, first = total + own.detach(), False
     return total, grad, mode
+
+
+def _at_once(joint: RowJoint) -> int:
+    return max(1, AT_ONCE // joint.numbers)
 
 
 def _levels(joint: RowJoint, g: Tensor, z: Tensor, some: Pass) -> tuple[Tensor, Tensor]:

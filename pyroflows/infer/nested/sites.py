@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...model.rows import RowJoint
 from .marginal import modes
+from .quadrature import Rule, row_moments
 from .rows import curved
 from .start import Start
 
@@ -55,6 +56,19 @@ def _positive(precision: Tensor, by_prior: Tensor) -> Tensor:
     return (vectors * values.maximum(floor)[..., None, :]) @ vectors.mT
 
 
+@torch.no_grad()
+def matched_at(rule: Rule, joint: RowJoint, g: Tensor, z: Tensor) -> Found:
+    """The sites that give rows their means and covariances at globals ``(Dg,)``, by a rule around their modes."""
+    pull, precision = torch.zeros_like(z), z.new_zeros((*z.shape, z.shape[-1]))
+    for some in joint.passes:
+        mean, covariance = row_moments(rule, joint, g, some, some.of(z))
+        prior_pull, by_prior = (part[0] for part in joint.prior_parts(g[None], some.index))
+        own = _positive(torch.linalg.inv(covariance) - by_prior, by_prior)
+        precision = some.put(precision, own)
+        pull = some.put(pull, ((own + by_prior) @ mean[..., None])[..., 0] - prior_pull)
+    return Found(pull, precision)
+
+
 class Expanded(NamedTuple):
     """Sites as a function of the globals, to first order.
 
@@ -76,7 +90,7 @@ class Expanded(NamedTuple):
 def expanded(joint: RowJoint, start: Start) -> Expanded:
     """Sites at the start, and their slopes by differences: two searches for the rows' modes for each global."""
     g, around = start.outer.loc, start.outer.scale_tril
-    at = sites_at(joint, g, start.z)
+    at = _sites(joint, g, start.z, start.rule)
     root = torch.linalg.cholesky(at.precision)
     centre = _solve(root, at.pull)
     prior = torch.zeros_like(at.precision)
@@ -85,7 +99,7 @@ def expanded(joint: RowJoint, start: Start) -> Expanded:
     unit = (1 + torch.linalg.solve_triangular(root, prior, upper=False).diagonal(dim1=-2, dim2=-1).abs()).clamp_max(50)
     slopes = []
     for axis in around.mT:
-        ends = [_end(joint, g + side * axis, start.z, root) for side in (0.5, -0.5)]
+        ends = [_end(joint, g + side * axis, start, root) for side in (0.5, -0.5)]
         slopes.append(torch.cat([(ends[0][0] - ends[1][0]) / unit, ends[0][1] - ends[1][1]], -1))
     found = torch.stack(slopes, -1).clamp(-STEEPEST, STEEPEST)
     if found.numel() > SLOPES:
@@ -93,9 +107,13 @@ def expanded(joint: RowJoint, start: Start) -> Expanded:
     return Expanded(centre, root, found, unit)
 
 
-def _end(joint: RowJoint, g: Tensor, z: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+def _sites(joint: RowJoint, g: Tensor, z: Tensor, rule: Rule | None) -> Found:
+    return sites_at(joint, g, z) if rule is None else matched_at(rule, joint, g, z)
+
+
+def _end(joint: RowJoint, g: Tensor, start: Start, root: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and log sizes of the sites at other globals, along the columns of the roots at the start."""
-    at = sites_at(joint, g, modes(joint, g, z, FOLLOW))
+    at = _sites(joint, g, modes(joint, g, start.z, FOLLOW), start.rule)
     half = torch.linalg.solve_triangular(root, at.precision, upper=False)
     along = torch.linalg.solve_triangular(root, half.mT, upper=False)
     sizes = along.diagonal(dim1=-2, dim2=-1).clamp_min(FLATTEST).log()

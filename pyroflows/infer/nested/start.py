@@ -17,6 +17,8 @@ from .scales import scales_start
 ROUGH, REFINEMENTS = 4096, 6
 # How far, in standard deviations, the mode of the globals is to move for rows to be integrated by more than one node.
 MOVED = 0.02
+# Rows whose integral is that of a Gaussian to so many nats, over all of them, are Gaussian.
+GAUSSIAN = 0.01
 
 
 class Start(NamedTuple):
@@ -25,12 +27,14 @@ class Start(NamedTuple):
     Args:
         outer: the globals.
         z: the rows' modes at their mean, ``(R, d)``.
-        value: the Laplace marginal there, in nats.
+        value: the marginal there, in nats.
+        rule: by which rows were integrated, None for a Gaussian at their modes.
     """
 
     outer: Gaussian
     z: Tensor
     value: float
+    rule: Rule | None = None
 
 
 @torch.no_grad()
@@ -67,12 +71,13 @@ def _by_nodes(joint: RowJoint, some: RowJoint, start: Start) -> Start:
     g, root, z = start.outer.loc, start.outer.scale_tril, start.z
     density = partial(quadrature_marginal, rule, joint)
     at = density(g, z)
-    if not (root.mT @ at.grad).norm() > MOVED:
+    if abs(float(at.value) - start.value) < GAUSSIAN:
         return start
-    g, at = _refined(density, g, z, root @ root.mT, at)
-    root = root_at(partial(quadrature_marginal, rule, some), g, at.carried, root @ root.mT)
-    g, at = _refined(density, g, at.carried, root @ root.mT, at)
-    return Start(Gaussian(g, root), at.carried, float(at.value))
+    if (root.mT @ at.grad).norm() > MOVED:
+        g, at = _refined(density, g, z, root @ root.mT, at)
+        root = root_at(partial(quadrature_marginal, rule, some), g, at.carried, root @ root.mT)
+        g, at = _refined(density, g, at.carried, root @ root.mT, at)
+    return Start(Gaussian(g, root), at.carried, float(at.value), rule)
 
 
 def _refined(
