@@ -1,8 +1,8 @@
 """The slow direction of an autoregressive flow in one pass of multiplications, with implicit gradients.
 
 Hidden units of a :class:`~pyroflows.nets.MaskedMLP` are sorted by degree: a step needs only those that see the inputs
-before it, and each entry of each weight is used once. The gradient needs ``J^-T g`` for the triangular Jacobian ``J`` of
-the parallel direction: the same walk backward. Tensors have the batch last here, so that slices are contiguous.
+before it, and each entry of each weight is used once. The gradient needs ``J^-T g`` for the triangular Jacobian ``J``
+of the parallel direction: the same walk backward. Tensors have the batch last here, so that slices are contiguous.
 """
 
 import copy
