@@ -242,6 +242,9 @@ for structure, bijector in product(STRUCTURES, BIJECTORS):
 for bijector in ELEMENTARY:
     CASES[f"elementwise_of_{bijector}"] = partial(_build, "elementwise", bijector, 0)
     CROSSED.add(f"elementwise_of_{bijector}")
+# Variants of what is tested before that in one form at least.
+CROSSED |= {"svd_low_rank", "svd_low_rank_context", "householder_1d", "householder_1d_context", "mixing", "orthogonal"}
+CROSSED |= {"orthogonal_dct", "ncsf", "ncsf_1d", "lu", "qr", "svd", "householder", "rotation", "matrix_exponential"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.
