@@ -288,6 +288,9 @@ for bijector in ELEMENTARY:
     CROSSED.add(f"elementwise_of_{bijector}")
 for name in ("naf_1d", "sospf", "bpf", "unaf", "bnaf", "flowpp_1d"):  # whose structure is naf's or flowpp's
     CROSSED |= {name, f"{name}_context"}
+# Variants of what is tested before that in one form at least.
+CROSSED |= {"svd_low_rank", "svd_low_rank_context", "householder_1d", "householder_1d_context", "mixing", "orthogonal"}
+CROSSED |= {"orthogonal_dct", "ncsf", "ncsf_1d", "lu", "qr", "svd", "householder", "rotation", "matrix_exponential"}
 for name, make in CONDITIONAL.items():
     CASES |= {name: partial(make, 0), f"{name}_context": partial(make, 2)}
 # One of each transform and recipe, of the ways to order, mask and compose them, and of both bijectors of flows.

@@ -74,6 +74,12 @@ def test_nothing_is_remembered() -> None:
         density.log_prob(value).sum().backward()
 
 
+def test_what_is_elsewhere_is_tried_there() -> None:
+    layer = Foreign(T.conditional_affine_coupling(3, 2, hidden_dims=[8]).to("meta", torch.float64), 3, 2)
+    x = torch.empty(4, 3, device="meta", dtype=torch.float64)
+    assert layer.condition(x[:, :2]).inv(x).device.type == "meta"
+
+
 def test_a_permutation_of_pyros_is_saved_and_a_batch_norm_is_not_moved_by_being_wrapped() -> None:
     first, second = (Compose([Affine(4), T.Permute(torch.randperm(4))]) for _ in range(2))
     second.load_state_dict(first.state_dict())

@@ -25,8 +25,8 @@ class Bijector(ABC):
     4. slopes are bounded away from zero and infinity on every interval, whatever the parameters.
 
     A map that is not of the whole line onto itself says so by :attr:`domain` and :attr:`codomain`, one that decreases
-    by a ``sign`` of -1, and one that wraps around a circle by 0; :attr:`fast` says which direction is cheap, ``"both"``
-    or ``"forward"``. ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`.
+    by a ``sign`` of -1, and one that wraps around a circle by 0; :attr:`fast` says which direction is cheap, ``"both"``,
+    ``"forward"`` or ``"inverse"``. ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`.
     """
 
     sign, fast = 1, "both"
@@ -101,6 +101,11 @@ class Inverse(Bijector):
     def sign(self) -> int:
         """The bijector's."""
         return self.bijector.sign
+
+    @property
+    def fast(self) -> str:
+        """The bijector's, turned around."""
+        return {"forward": "inverse", "inverse": "forward"}.get(self.bijector.fast, self.bijector.fast)
 
     @property
     def domain(self) -> Constraint:

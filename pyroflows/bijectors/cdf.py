@@ -99,6 +99,11 @@ class DistributionCDF(Elementary):
 
     codomain = constraints.unit_interval
 
+    @property
+    def fast(self) -> str:
+        """``"both"`` where the distribution has an ``icdf``."""
+        return "both" if self._has("icdf") else "forward"
+
     def _has(self, name: str) -> bool:
         half = torch.tensor(0.5)
         try:

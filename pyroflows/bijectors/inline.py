@@ -53,7 +53,7 @@ class Inline(Bijector):
         if sign not in (1, -1):
             raise ValueError(f"Inline expected a sign of 1 or -1, got {sign!r}")
         self._functions, self._param_shapes = (forward, inverse, log_det), tuple(param_shapes)
-        self._ends, self.sign = (domain, codomain), sign
+        self._ends, self.sign, self.fast = (domain, codomain), sign, "both" if inverse else "forward"
 
     @property
     def param_shapes(self) -> tuple[tuple[int, ...], ...]:

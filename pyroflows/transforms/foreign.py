@@ -80,13 +80,14 @@ class Foreign(FlowTransform):
 
     def _look(self) -> None:
         """Reads off domain and codomain, and tries both directions."""
-        context = torch.zeros(self.context_dim, dtype=self._takes(False)) if self.context_dim else None
+        like = _like(self)
+        context = like.new_zeros(self.context_dim) if self.context_dim else None
         modules = list(self.transform.modules()) if isinstance(self.transform, nn.Module) else []
         modes = [module.training for module in modules]
         for module in modules:
             module.training = False  # nothing is to be learnt of this
         try:
-            y = self._first(context)
+            y = self._first(like, context)
             self._try_inverse(y, context)
         except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
             raise ValueError(
@@ -97,11 +98,11 @@ class Foreign(FlowTransform):
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
 
-    def _first(self, context: Tensor | None) -> Tensor:
+    def _first(self, like: Tensor, context: Tensor | None) -> Tensor:
         made = self._made(context)
         self._ends = tuple(on_events(end, self.event_shape) for end in (made.domain, made.codomain))
         onto = biject_to(made.domain)
-        x = onto(torch.zeros(onto.inverse_shape(self.event_shape), dtype=self._takes(False)))
+        x = onto(like.new_zeros(onto.inverse_shape(self.event_shape)))
         y, _ = self._map(x, context, False)
         if y.shape != x.shape:
             raise ValueError(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
@@ -167,11 +168,16 @@ def from_zuko(flow: nn.Module, context_dim: int = 0, input_dim: int | None = Non
         ``AutoFlow(model, lambda size: from_zuko(zuko.flows.NSF(size)))``
     """
     if input_dim is None:
-        made = flow(torch.zeros(context_dim) if context_dim else None)
+        made = flow(_like(flow).new_zeros(context_dim) if context_dim else None)
         if not isinstance(made, Distribution):
             raise ValueError(f"from_zuko expected input_dim for {type(flow).__name__}, which is no flow, got none")
         (input_dim,) = made.event_shape
     return Foreign(flow, input_dim, context_dim)
+
+
+def _like(module: nn.Module) -> Tensor:
+    """A tensor of the dtype and on the device of a module."""
+    return next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0))
 
 
 def evaluate(transform: Transform, z: Tensor, inverse: bool, event_shape: Size) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ class CubicSpline(Spline):
         Cubic-Spline Flows. Durkan, Bekasov, Murray, Papamakarios, 2019. https://arxiv.org/abs/1906.02145
     """
 
-    limit = math.log(STEEPEST)
+    limit, fast = math.log(STEEPEST), "forward"
 
     @property
     def param_shapes(self) -> tuple[tuple[int, ...], ...]:
