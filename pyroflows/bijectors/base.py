@@ -25,8 +25,9 @@ class Bijector(ABC):
     4. slopes are bounded away from zero and infinity on every interval, whatever the parameters.
 
     A map that is not of the whole line onto itself says so by :attr:`domain` and :attr:`codomain`, one that decreases
-    by a ``sign`` of -1, and one that wraps around a circle by 0; :attr:`fast` says which direction is cheap, ``"both"``,
-    ``"forward"`` or ``"inverse"``. ``pyroflows.check_bijector`` tests the laws. See :doc:`write_a_bijector`.
+    by a ``sign`` of -1, and one that wraps around a circle by 0; :attr:`fast` says which direction is cheap,
+    ``"both"``, ``"forward"`` or ``"inverse"``. ``pyroflows.check_bijector`` tests the laws.
+    See :doc:`write_a_bijector`.
     """
 
     sign, fast = 1, "both"

@@ -25,7 +25,10 @@ def drawn(guide: AutoPlateFlow, joint: RowJoint, g: Tensor, rows: Tensor, each: 
     for some in joint.passes:
         here, there = slice(None), rows
         if some.index is not None:
-            here, there = (rows[:, None] == some.index).nonzero().unbind(1)
+            place = rows.new_full((joint.structure.rows,), -1)
+            place[some.index] = torch.arange(len(some.index), device=rows.device)
+            here = (place[rows] >= 0).nonzero()[:, 0]
+            there = place[rows][here]
         for first in range(0, len(g) if len(there) else 0, size):
             part = slice(first, first + size)
             form = guide.form.at(guide.given(joint, g[part], some.index)).of(there).many()
