@@ -38,6 +38,7 @@ class Watch:
         Untraceable: if an object raises an error when it is looked at, or is an iterator, which may be advanced.
 
     Example:
+        >>> from torch import nn
         >>> module = nn.Dropout(0.5)
         >>> watch = Watch(module)
         >>> watch.changed() is None

@@ -37,9 +37,9 @@ SETTINGS, OPEN = {"_thread", "argparse", "types"}, {"getattr", "setattr", "vars"
 IMPLIED = {"training", "forward", "__call__", "__getattr__", "__getitem__"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOLDERS = (*HOOKS, "_parameters", "_buffers", "_modules", "_pyro_params", "_pyro_samples")
-# Of a list or dict so many entries are compared; what is reached after so many objects is not looked at, nor are more
-# bytes in one place.
-LONG, MANY, BYTES = 100, 5000, 10**8
+# Of a list or dict so many entries are compared; what is reached after so many objects is not looked at. Of entries and
+# bytes in one place so many are compared before and after a run.
+LONG, MANY, FAR, BYTES = 100, 5000, 10**6, 10**8
 # Of a list that is shorter now, a cell that is empty, defaults that are gone.
 SHORTER = IndexError, ValueError, TypeError
 GONE = object()  # which does not count: lists of results are cleared
@@ -187,7 +187,7 @@ def _state(thing: Any, count: int) -> object:
     if isinstance(thing, ContextVar):
         return value if isinstance(value := thing.get(None), PLAIN) else None
     if isinstance(thing, MANIFOLD):
-        rest = islice(thing.values() if isinstance(thing, dict) else thing, LONG, min(count, BYTES))
+        rest = islice(thing.values() if isinstance(thing, dict) else thing, LONG, min(count, FAR))
         return [part for part in rest if isinstance(part, PLAIN)]
     if isinstance(thing, set):
         return sorted(repr(part) for part in thing if isinstance(part, PLAIN))
