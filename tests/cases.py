@@ -326,13 +326,14 @@ CORE = {
 _BOTH_WAYS = {
     *("affine", "lower_triangular_low_rank_context", "elementwise_shared_context"),
     *("coupling_of_spline_context", "onto_context", "permute_order", "nested_gaussian", "part", "mixing_context"),
-    *("planar_map_context", "radial_map"),
+    "radial_map",
 }
 _FORWARD = {
     *("coupling_alternating_context", "coupling_net", "autoregressive_of_affine_context", "autoregressive_1d"),
     *("autoregressive_inverse_context", "compose_tied_context", "compose_reversible_tied_context"),
     *("realnvp_tails_context", "steady_context", "inverse_autoregressive", "conditioned"),
-    *("block_autoregressive_context", "residual_map_context", "autoregressive_passes_context", "sylvester_map"),
+    *("block_autoregressive_context", "residual_map_context", "autoregressive_passes_context"),
+    *("sylvester_map", "planar_map_context"),
 }
 _INVERSE = {"compose_mixed_context"}
 COMPILED_CORE = {

@@ -75,7 +75,7 @@ def test_sinh_arcsinh_by_its_formula() -> None:
 
 
 @pytest.mark.parametrize("size", [1.0, 10.0, 100.0, 1000.0])
-@pytest.mark.parametrize("name", ELEMENTARY.keys() - {"gumbel_cdf", "gamma_cdf", "inline_exp"})
+@pytest.mark.parametrize("name", sorted(ELEMENTARY.keys() - {"gumbel_cdf", "gamma_cdf", "inline_exp"}))
 def test_float32_stays_finite_in_the_domain_and_in_the_codomain(name: str, size: float) -> None:
     bijector = ELEMENTARY[name]()
     for way in (bijector, bijector.inv):

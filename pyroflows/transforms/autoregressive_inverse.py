@@ -172,7 +172,7 @@ def _forward_walk(
                     activate(add(units, rows, below))
                     before = units.add_(before) if skip else units
             add(flat, row, known)
-            x, ladj = bijector.apply(given[i], list(params[i]), inverse=True)
+            x, ladj = bijector.inverse(given[i], *params[i])
             found[i].copy_(x)
             ladjs.append(ladj)
     return levels[0].T.contiguous(), torch.cat(ladjs).sum(0)

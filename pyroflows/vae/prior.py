@@ -87,8 +87,12 @@ class FlowPrior(PyroModule):
     ) -> None:
         super().__init__(name)
         self.transform = build(flow, input_dim, context_dim)
-        if components < 1 or (components > 1 and base is not None):
-            raise ValueError(f"FlowPrior expected components >= 1, and 1 with a base, got {components} and {base}")
+        if components < 1:
+            raise ValueError(f"FlowPrior expected components >= 1, got {components}")
+        if components > 1 and base is not None:
+            raise ValueError(
+                f"FlowPrior expected a base or components, got {base} and {components}: a base has its own"
+            )
         self.context_dim, self.components = context_dim, components
         self.base = None if base is None else base(input_dim, context_dim)
         if components > 1:
