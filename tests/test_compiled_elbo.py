@@ -232,7 +232,7 @@ def test_cache_is_bounded_and_statics_are_part_of_the_key() -> None:
     for scale in (1.0, 2.0, 3.0):
         plain = Trace_ELBO().loss(model, guide, Y[0], scale=scale)
         assert elbo.loss(model, guide, Y[0], scale=scale) == pytest.approx(plain)
-    assert len(elbo._cache) == 2
+    assert len(elbo._graphs) == 2
     assert elbo.traces == 3
 
 
@@ -249,7 +249,7 @@ def test_elbo_and_guide_are_copied_and_pickled(make: Callable) -> None:
     guide, elbo = make(schools), replayed(num_particles=4)
     SVI(schools, guide, pyro.optim.Adam({"lr": 0.01}), elbo).step(Y)
     for twin in (copy.deepcopy(elbo), pickle.loads(pickle.dumps(elbo))):
-        assert not twin._cache
+        assert not twin._graphs
         assert twin.num_particles == 4
         twin.loss(schools, guide, Y)
     twin = copy.deepcopy(guide)

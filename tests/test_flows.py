@@ -77,7 +77,7 @@ def test_moves_every_dimension(name: str, input_dim: int) -> None:
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n not in LIKE_MAF | {"full_rank"}])
 def test_mixes_every_dimension(name: str) -> None:
-    for _ in range(3):
+    for _ in range(1 if name in ONE_WAY else 3):
         flow = randomised(RECIPES[name](6, **SMALL))
         for way in (flow, flow.inv) if name not in ONE_WAY else (flow.inv if flow.fast == "inverse" else flow,):
             largest = torch.stack([jacobian(way, x).abs() for x in torch.randn(5, 6).double()]).amax(dim=0)

@@ -45,6 +45,7 @@ def test_a_fit_by_batches_is_that_of_all_rows() -> None:
     assert max(posterior.history.log_weight_sd) < 0.05
 
 
+@pytest.mark.slow
 def test_modes_are_looked_for_among_all_rows() -> None:
     def model(y: Tensor) -> None:
         root = pyro.sample("root", dist.Normal(0.0, 3.0))

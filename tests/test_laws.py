@@ -21,8 +21,8 @@ OF_CLASSES = {"carried_score", "never_stale", "copies", "dtypes", "devices", "fu
 
 
 def rare(name: str, law: str) -> bool:
-    """Whether a law is tested on a case by `make test-slow` only."""
-    return name not in CORE and (name in CROSSED or law in OF_CLASSES)
+    """Whether a law is tested on a case by `make test-slow` only, as of what is tested with a context before that."""
+    return name not in CORE and (name in CROSSED or law in OF_CLASSES or f"{name}_context" in CASES)
 
 
 @pytest.mark.parametrize(("name", "law"), params(PAIRS, slow=rare))

@@ -118,7 +118,7 @@ SPOILT = {
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] if name.startswith("all") else [])
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] if name != "globals moved" else [])
         for name, case in SPOILT.items()
     ],
 )
@@ -246,6 +246,7 @@ def two_humps(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(size**2, 0.1), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fit:UserWarning")
 def test_what_is_not_to_be_trusted_by_plate_is_fitted_by_one_flow() -> None:
     y = torch.full((50,), 1.0)
