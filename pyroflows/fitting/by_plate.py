@@ -36,8 +36,6 @@ RATES = 1e-2, 3e-3
 MISSED = 0.05
 # A round, or a match of moments, that raised the ELBO by less, in nats, is the last one.
 ENOUGH = 0.05
-# Numbers that more draws for a match of moments compute, at most.
-MATCHED = 200_000_000
 # Steps between two looks at the checkpoint, and draws that judge a fit.
 LOOK, DRAWS = 100, 4000
 
@@ -159,15 +157,15 @@ class PlateFit:
 
     def _match(self, best: PlatePosterior) -> PlatePosterior:
         """Gives the globals the mean and covariance of their weighted draws, as long as that helps."""
-        while count := _draws_to_match(best):
-            before, more = copy.deepcopy(self.guide.state_dict()), count > best.diagnostics.draws
-            self.guide.start_at(*best.globals_moments(count))
+        while _can_match(best):
+            before = copy.deepcopy(self.guide.state_dict())
+            self.guide.start_at(*best.globals_moments())
             now = self._judged()
             if not _is_better(now, best):
                 self.guide.load_state_dict(before)
                 break
             gained, best = now.diagnostics.elbo - best.diagnostics.elbo, now
-            if gained < ENOUGH or more:
+            if gained < ENOUGH:
                 break
         return best
 
@@ -234,15 +232,11 @@ class PlateFit:
         return {"plate": structure.plate, **sites, **start}
 
 
-def _draws_to_match(posterior: PlatePosterior) -> int:
-    """How many draws it takes for moments from them to beat those of a guide that is off by so much; 0 for none."""
+def _can_match(posterior: PlatePosterior) -> bool:
+    """Whether there are so many effective draws that moments from them beat those of a guide that is off by so much."""
     found, size = posterior.diagnostics, posterior.structure.outer.size
     own = max(found.log_weight_sd**2 - (found.noise if found.each > 1 else 0.0), 0.0)
-    if not (own > 4 * size / found.draws and found.efficiency > 0):
-        return 0
-    count = math.ceil((10 * size**2 + 100) / found.efficiency)
-    cost = count * found.each * posterior.joint.numbers * len(posterior.joint.passes)
-    return count if count <= found.draws or cost <= MATCHED else 0
+    return own > 4 * size / found.draws and found.efficiency * found.draws > 10 * size**2 + 100
 
 
 def _is_better(now: PlatePosterior, before: PlatePosterior) -> bool:

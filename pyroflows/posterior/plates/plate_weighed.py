@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +15,6 @@ from ...infer.nested.quadrature import Rule
 from ...model.rows import RowJoint
 from ...seeds import seeded
 from ..importance_diagnostics import Diagnostics
-from ..psis import psis
 from ..refine.weights import systematic
 from . import plate_diagnostics
 from .loo import Loo, leave_rows_out
@@ -24,7 +22,7 @@ from .new_rows import NewRows, log_mean
 from .plate_diagnostics import FEW, PlateDiagnostics, diagnose
 from .plate_draws import NUMBERS, PlateDraws, check_size
 from .row_draws import picked
-from .row_weights import Each, RowWeights, row_levels, row_weights
+from .row_weights import Each, RowWeights, row_levels
 
 # Numbers of rows that a table goes through, about, with at least so many draws of the globals.
 PASSED, LEAST = 3_000_000, 50
@@ -67,17 +65,9 @@ class PlateWeighed(PlateDraws):
         places = systematic(smoothed, count, float(torch.rand(())))
         return weighed.g[torch.as_tensor(places, device=weighed.g.device)]
 
-    def globals_moments(self, count: int = 0) -> tuple[Tensor, Tensor]:
-        """Mean ``(Dg,)`` and lower root of the covariance of the globals, unconstrained, by their weighted draws.
-
-        Args:
-            count: how many draws, if more than the verdict's.
-        """
+    def globals_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``(Dg,)`` and lower root of the covariance of the globals, unconstrained, by their weighted draws."""
         _, weighed, smoothed = self._judged
-        if count > len(smoothed):
-            with seeded(self.seed, self.guide.loc.device):
-                weighed = row_weights(self.guide, self.joint, count, self._inner)
-            smoothed = np.exp(psis(weighed.log_weights)[0])
         weights = torch.as_tensor(smoothed).to(weighed.g)
         mean = weights @ weighed.g
         found = Gaussian.from_root(mean, ((weighed.g - mean) * weights.sqrt()[:, None]).mT)
