@@ -67,7 +67,7 @@ def _bracket(function: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor) -> 
     right, near = y >= first, torch.zeros_like(y)
     sign = right.to(y) * 2 - 1
     far, crossed, value = near, first == y, first
-    eager = _is_eager(y, first)
+    eager = not is_traced(y, first)
     for size in _sizes(y.dtype):
         if eager and crossed.all():
             break
@@ -84,11 +84,6 @@ def _bracket(function: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor) -> 
     return near.where(found, torch.nan), far.where(found, torch.nan)
 
 
-def _is_eager(*tensors: Tensor) -> bool:
-    """Whether values may be looked at."""
-    return not is_traced(*tensors) and tensors[0].device.type != "meta"
-
-
 def _sizes(dtype: torch.dtype) -> list[float]:
     """1, 2, 8, 128, ...: exponents double, so that eight reach the largest number of single precision."""
     largest = math.log2(torch.finfo(dtype).max)
@@ -99,7 +94,7 @@ def _close_in(function: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor, ne
     """Newton's method within a bracket; bisection in place of a step that leaves it or does not halve the last one."""
     low, high, eps = torch.minimum(near, far), torch.maximum(near, far), torch.finfo(y.dtype).eps
     x, last = far, torch.full_like(low, torch.inf)  # from the far end, which is the root itself now and then
-    done, eager = ~(low < high), _is_eager(y, low)
+    done, eager = ~(low < high), not is_traced(y, low)
     for _ in range(HALVINGS if eager else TRACED):
         if eager and done.all():
             break
