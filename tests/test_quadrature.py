@@ -10,6 +10,8 @@ from torch import Tensor
 
 import pyroflows as pf
 from pyroflows.guides import AutoPlateFlow
+from pyroflows.infer.nested import sites, start
+from pyroflows.infer.nested.climb import Level
 from pyroflows.infer.nested.marginal import laplace_marginal
 from pyroflows.infer.nested.quadrature import ORDERS, Rule, quadrature_marginal
 from pyroflows.model.rows import RowJoint
@@ -104,6 +106,22 @@ def test_the_start_of_many_rows_is_right() -> None:
     sd = (weights @ (grid - mean).square()).sqrt()
     assert ((guide.loc - mean).abs() / sd).max() < 0.12
     assert (guide.root @ guide.root.mT).diagonal().sqrt().div(sd).sub(1).abs().max() < 0.05
+
+
+def test_where_nodes_have_no_values_the_mode_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(rule: Rule, joint: RowJoint, g: Tensor, z: Tensor) -> Level:
+        return Level(g.new_tensor(torch.nan), torch.full_like(g, torch.nan), z)
+
+    y = data(30)
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "quadrature_marginal", lost)
+        by_mode = fresh(y)
+    monkeypatch.setattr(sites, "row_moments", lambda *given: (given[-1], torch.full((30, 1, 1), torch.nan)))
+    found = start.nested_laplace(by_mode.joint, torch.ones(2).double())
+    assert found.rule is not None
+    at = sites.matched_at(found.rule, by_mode.joint, by_mode.loc, found.z)
+    assert torch.equal(at.pull, sites.sites_at(by_mode.joint, by_mode.loc, found.z).pull)
+    assert by_mode.form.centre.isfinite().all()
 
 
 def test_weights_by_nodes_are_those_of_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:

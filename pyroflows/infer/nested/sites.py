@@ -58,10 +58,15 @@ def _positive(precision: Tensor, by_prior: Tensor) -> Tensor:
 
 @torch.no_grad()
 def matched_at(rule: Rule, joint: RowJoint, g: Tensor, z: Tensor) -> Found:
-    """The sites that give rows their means and covariances at globals ``(Dg,)``, by a rule around their modes."""
+    """The sites that give rows their means and covariances at globals ``(Dg,)``, by a rule around their modes.
+
+    Where the model has no values at some node, sites are those at the modes.
+    """
     pull, precision = torch.zeros_like(z), z.new_zeros((*z.shape, z.shape[-1]))
     for some in joint.passes:
         mean, covariance = row_moments(rule, joint, g, some, some.of(z))
+        if not covariance.isfinite().all():
+            return sites_at(joint, g, z)
         prior_pull, by_prior = (part[0] for part in joint.prior_parts(g[None], some.index))
         own = _positive(torch.linalg.inv(covariance) - by_prior, by_prior)
         precision = some.put(precision, own)

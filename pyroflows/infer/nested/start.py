@@ -71,7 +71,8 @@ def _by_nodes(joint: RowJoint, some: RowJoint, start: Start) -> Start:
     g, root, z = start.outer.loc, start.outer.scale_tril, start.z
     density = partial(quadrature_marginal, rule, joint)
     at = density(g, z)
-    if abs(float(at.value) - start.value) < GAUSSIAN:
+    sound = at.value.isfinite() and at.grad.isfinite().all()  # not so where the model has no values at some node
+    if not sound or abs(float(at.value) - start.value) < GAUSSIAN:
         return start
     if (root.mT @ at.grad).norm() > MOVED:
         g, at = _refined(density, g, z, root @ root.mT, at)
