@@ -151,3 +151,13 @@ def test_a_vae_with_batch_normalisation() -> None:
     vae = build(None, nn.BatchNorm1d(8))
     vae.fit([bits(20)] * 3, epochs=2, progress=False)
     assert vae.encoder.net[0].num_batches_tracked == 6
+
+
+def test_graphs_are_forgotten_by_hand() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    loss = TracedLoss(lambda x: (weight * x).sum(), [weight])
+    loss(torch.ones(2))
+    assert len(loss._graphs) == 1
+    loss.retrace()
+    assert len(loss._graphs) == 0
+    assert loss(torch.ones(2)).item() == 2.0

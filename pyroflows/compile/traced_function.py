@@ -121,8 +121,12 @@ class TracedLoss:
 
     def __init__(self, function: Callable[..., Tensor], parameters: Iterable[Tensor], *, audit: int = EVERY) -> None:
         check_counts("TracedLoss", {"audit": 0}, audit=audit)
-        self.function, self.parameters = function, list(parameters)
-        self._graphs = Graphs(SHAPES, audit, _say)
+        self.function, self.parameters, self.audit = function, list(parameters), audit
+        self.retrace()
+
+    def retrace(self) -> None:
+        """Forgets all graphs, so that the next batch of each shape is traced anew."""
+        self._graphs = Graphs(SHAPES, self.audit, _say)
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         """The loss of a batch."""

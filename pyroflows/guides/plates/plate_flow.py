@@ -37,8 +37,9 @@ class AutoPlateFlow(PlateGuide):
     The globals are a Gaussian, or a flow. The latents of a row are its prior at the drawn globals times a Gaussian of
     the row's data, with a bend in each dimension; see :class:`~pyroflows.guides.row_form.RowForm`. Where rows have data
     that are normal given their latents, this is exact. The guide starts at a nested Laplace approximation, found when
-    it is set up, which is good enough for many models without any training. It works wherever Pyro takes a guide: SVI
-    with any ELBO, Predictive, particles in parallel, plates with ``subsample_size``.
+    it is set up, few latents of rows that are not Gaussian integrated by quadrature, which is good enough for many
+    models without any training. It works wherever Pyro takes a guide: SVI with any ELBO, Predictive, particles in
+    parallel, plates with ``subsample_size``.
 
     Args:
         model: a Pyro model with continuous latents.

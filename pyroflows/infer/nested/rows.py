@@ -72,23 +72,24 @@ def newton(rows: Rows, z: Tensor, steps: int = STEPS) -> Tensor:
 
 def negative(bend: Tensor) -> Tensor:
     """Minus curvatures ``(R, d, d)``, with sizes in place of those that point up, positive definite."""
-    tiny = torch.finfo(bend.dtype).tiny ** 0.5
-    if bend.shape[-1] == 1:
-        return bend.abs().clamp_min(tiny)
-    values, vectors = torch.linalg.eigh((bend + bend.mT) / 2)
-    size = values.abs()
-    size = size.maximum(FLATTEST * size.amax(-1, keepdim=True)).clamp_min(tiny)
+    size, vectors = _sizes(bend)
     return (vectors * size[..., None, :]) @ vectors.mT
+
+
+def _sizes(bend: Tensor) -> tuple[Tensor, Tensor]:
+    """The sizes of curvatures ``(R, d)``, of which none is next to zero, along axes ``(R, d, d)``."""
+    if bend.shape[-1] == 1:
+        values, vectors = bend[..., 0], torch.ones_like(bend)
+    else:
+        values, vectors = torch.linalg.eigh((bend + bend.mT) / 2)
+    size = values.abs()
+    least = FLATTEST * size.amax(-1, keepdim=True)
+    return size.maximum(least).clamp_min(torch.finfo(size.dtype).tiny ** 0.5), vectors
 
 
 def uphill(slope: Tensor, bend: Tensor) -> Tensor:
     """Newton's step ``(R, d)``, with the sizes of curvatures in place of those that point up."""
-    if slope.shape[-1] == 1:
-        size = bend[..., 0].abs()
-        return slope / size.clamp_min(torch.finfo(size.dtype).tiny ** 0.5)
-    values, vectors = torch.linalg.eigh(bend)
-    size = values.abs()
-    size = size.maximum(FLATTEST * size.amax(-1, keepdim=True)).clamp_min(torch.finfo(size.dtype).tiny ** 0.5)
+    size, vectors = _sizes(bend)
     along = (vectors.mT @ slope[..., None])[..., 0] / size
     return (vectors @ along[..., None])[..., 0]
 
